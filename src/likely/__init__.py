@@ -1,0 +1,65 @@
+"""likely: generative models that you can ask things.
+
+The public names, and nothing else. They are imported when first used, so that the command line can parse its
+arguments before it pays for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Integers": "space",
+    "Reals": "space",
+    "Table": "space",
+    "Column": "space",
+    "Rows": "space",
+    "Noise": "noise",
+    "LogProb": "logprob",
+    "log_prob": "logprob",
+    "sample": "logprob",
+    "verbs": "verbs",
+    "require": "verbs",
+    "build": "registry",
+    "Data": "data",
+    "load": "data",
+    "fit": "train",
+    "save": "train",
+    "load_model": "train",
+    "evaluate": "tasks.evaluate",
+    "decide": "tasks.decide",
+    "ClassConditional": "families.joint",
+    "Dequantised": "families.flow",
+    "check": "conformance",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+if TYPE_CHECKING:
+    from likely.conformance import check
+    from likely.data import Data, load
+    from likely.families.flow import Dequantised
+    from likely.families.joint import ClassConditional
+    from likely.logprob import LogProb, log_prob, sample
+    from likely.noise import Noise
+    from likely.registry import build
+    from likely.space import Column, Integers, Reals, Rows, Table
+    from likely.tasks.decide import decide
+    from likely.tasks.evaluate import evaluate
+    from likely.train import fit, load_model, save
+    from likely.verbs import require, verbs
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"likely has no {name!r}; its public names are {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"likely.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,17 @@
+"""The shape of every config: frozen, closed to unknown fields, JSON-able, each field documented where it stands."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """A frozen record of choices; unknown fields are errors, and field docstrings become help texts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class FamilyConfig(Config):
+    """The choices of one family; `family` names it."""
+
+    family: str

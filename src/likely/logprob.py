@@ -1,0 +1,267 @@
+"""The doors: a log-likelihood that says what it is, and samples that a seed fixes.
+
+Every score and every draw goes through batches of one size, `BATCH` rows, filled up where rows are wanting: the
+result for a row then does not depend on what else was in the batch, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from likely.noise import Noise
+from likely.space import Integers, Space
+from likely.verbs import (
+    Bounded,
+    Estimated,
+    Exact,
+    Joint,
+    JointBound,
+    Samples,
+    Unnormalised,
+    Weighted,
+    has,
+    name_of,
+    require,
+)
+
+BATCH = 64
+"""Rows of the canonical batch."""
+DRAWS = 16
+"""Draws a row that go through a model in one call; more are taken in pieces of this size."""
+
+
+class Kind(StrEnum):
+    """What a number is worth as a log p: the sign between log p and the number."""
+
+    EXACT = "="
+    BOUND = ">="
+    ESTIMATE = "~"
+    UNNORMALISED = "+c"
+
+    @property
+    def of_bits(self) -> str:
+        """The same relation for bits, which carry the opposite sign."""
+        return "<=" if self is Kind.BOUND else self.value
+
+
+@dataclass(frozen=True)
+class LogProb:
+    """log p(x) of some rows, and what that is worth.
+
+    `nats` is (n,) float64; `kind` says whether log p equals it, is at least it, is about it, or is it up to a
+    constant; `k` is the number of draws a row that went in (1 for exact readings).
+    """
+
+    nats: Tensor
+    kind: Kind
+    space: Space
+    k: int = 1
+
+    def __len__(self) -> int:
+        return self.nats.shape[0]
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """-log2 p / dims, (n,): code length for integers, for reals a density in the units of x (may be negative).
+
+        Raises `TypeError` for an unnormalised density, which has none.
+        """
+        if self.kind is Kind.UNNORMALISED:
+            raise TypeError("bits_per_dim of an unnormalised density does not exist: its constant is unknown")
+        return -self.nats / (self.space.dims * math.log(2))
+
+    @property
+    def mean(self) -> float:
+        """Mean over rows, nats."""
+        return float(self.nats.mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of `mean`, nats: the spread between rows; NaN for fewer than two."""
+        return float(self.nats.std() / math.sqrt(len(self))) if len(self) > 1 else math.nan
+
+    @property
+    def mean_bits_per_dim(self) -> tuple[float, float]:
+        """Mean bits per dimension and its standard error."""
+        return float(self.bits_per_dim.mean()), self.stderr / (self.space.dims * math.log(2))
+
+    def comparable(self, other: LogProb) -> None:
+        """Raise `ValueError` where ranking this reading against `other` would say more than the numbers do."""
+        if self.space != other.space:
+            raise ValueError(f"other is about {other.space}, this is about {self.space}: their bits do not compare")
+        if self.kind != other.kind or self.kind is Kind.UNNORMALISED:
+            raise ValueError(f"other is a '{other.kind}' reading, this a '{self.kind}': they do not rank each other")
+
+    def __str__(self) -> str:
+        draws = f" (k={self.k})" if self.k > 1 else ""
+        if self.kind is Kind.UNNORMALISED:
+            return f"log p = {self.mean:.2f} + c nats{draws}"
+        mean, error = self.mean_bits_per_dim
+        return f"bpd {self.kind.of_bits} {mean:.3f} ± {error:.3f}{draws}"
+
+
+def log_prob(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    k: int = 1,
+    *,
+    seed: int = 0,
+    rows: Tensor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> LogProb:
+    """log p(x), or log p(x given y): the best reading that the model has, tagged with what it is.
+
+    In order: `Exact`; `Weighted`, the log-mean-exp of k draws; `Bounded` and `Estimated`, their mean over k draws;
+    `Unnormalised`. x is (n, *shape) in the model's space, y (n,) in its condition. `rows` are the ids that fix each
+    row's noise (default 0 .. n-1); `progress` is called with the number of rows done. The model is scored in
+    evaluation mode, without gradients and outside autocast.
+
+    Raises `ValueError` or `TypeError` naming x, y or k when they do not fit the model.
+    """
+    require(model, (Exact, Weighted, Bounded, Estimated, Unnormalised), "log_prob")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k is {k!r}; accepts the number of draws a row, 1 or more")
+    x = model.space.check(x, "x")
+    n = model.space.len(x)
+    y = check_condition(model, y, n)
+    if has(model, Exact):
+        kind, k, reading = Kind.EXACT, 1, lambda x, y, noise: model.log_prob(x, y)
+    elif has(model, Weighted):
+        kind, reading = Kind.BOUND, lambda x, y, noise: model.log_weight(x, y, noise=noise)
+    elif has(model, Bounded):
+        kind, reading = Kind.BOUND, lambda x, y, noise: model.elbo(x, y, noise=noise)
+    elif has(model, Estimated):
+        kind, reading = Kind.ESTIMATE, lambda x, y, noise: model.log_prob_estimate(x, y, noise=noise)
+    else:
+        kind, k, reading = Kind.UNNORMALISED, 1, lambda x, y, noise: -model.energy(x, y)
+
+    def draws(x: Any, y: Any, ids: Tensor) -> Tensor:
+        pieces = [range(i, min(i + DRAWS, k)) for i in range(0, k, DRAWS)]
+        each = [reading(x, y, Noise(seed, ids, piece)).double().reshape(BATCH, len(piece)) for piece in pieces]
+        every = torch.cat(each, 1)
+        if every.shape[1] == 1:
+            return every[:, 0]
+        return every.logsumexp(1) - math.log(k) if has(model, Weighted) else every.mean(1)
+
+    return LogProb(batched(model, draws, x, y, rows=rows, progress=progress), kind, model.space, k)
+
+
+def batched(
+    model: Any,
+    call: Callable[[Any, Any, Tensor], Tensor],
+    x: Any,
+    y: Any = None,
+    *,
+    rows: Tensor | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """`call(x, y, ids)` over checked rows in canonical batches, in evaluation mode and without gradients.
+
+    `call` gets `BATCH` rows on the model's device and returns (BATCH, ...); the answers come back on the CPU.
+    """
+    space: Space = model.space
+    n, device, done = space.len(x), device_of(model), []
+    ids = torch.arange(n) if rows is None else rows
+    if ids.shape != (n,):
+        raise ValueError(f"rows has shape {tuple(ids.shape)}; accepts {n} row ids, one for each row of x")
+    with scoring(model):
+        for start in range(0, n, BATCH):
+            here = torch.arange(start, min(start + BATCH, n))
+            fill = torch.cat([here, here[:1].expand(BATCH - len(here))])
+            condition = None if y is None else model.condition.to(model.condition.take(y, fill), device)
+            answer = call(space.to(space.take(x, fill), device), condition, ids[fill].to(device))
+            done.append(answer[: len(here)].cpu())
+            if progress is not None:
+                progress(start + len(here))
+    return torch.cat(done) if done else torch.zeros(0, dtype=torch.float64)
+
+
+def sample(
+    model: Any,
+    n: int,
+    y: Any = None,
+    *,
+    seed: int | None = None,
+    first: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Any:
+    """n draws in the model's space, on the CPU; draw i depends on (seed, first + i) alone.
+
+    y is None, one condition for all draws, or n of them. Without a seed a fresh one is taken from the operating
+    system. Raises `TypeError` for a model that does not sample, `ValueError` for a bad n or y.
+    """
+    require(model, Samples, "sample")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise ValueError(f"n is {n!r}; accepts the number of draws, 0 or more")
+    seed = secrets.randbits(62) if seed is None else seed
+    if isinstance(y, int) and isinstance(model.condition, Integers):
+        y = torch.full((n,), y)
+    y = check_condition(model, y, n)
+    device, done = device_of(model), []
+    with scoring(model):
+        for start in range(0, n, BATCH):
+            count = min(BATCH, n - start)
+            ids = torch.arange(first + start, first + start + BATCH, device=device)
+            here = None
+            if y is not None:
+                piece = model.condition.take(y, slice(start, start + count))
+                here = model.condition.to(model.condition.pad(piece, BATCH), device)
+            draws = model.sample(BATCH, here, noise=Noise(seed, ids))
+            done.append(model.space.to(model.space.take(draws, slice(0, count)), "cpu"))
+            if progress is not None:
+                progress(start + count)
+    if not done:
+        with scoring(model):
+            empty = None if y is None else model.condition.to(y, device)
+            return model.space.to(model.sample(0, empty, noise=Noise(seed, torch.arange(0, device=device))), "cpu")
+    return model.space.concat(done)
+
+
+@contextmanager
+def scoring(model: Any) -> Iterator[None]:
+    """Evaluation mode, no gradients and no autocast; the model's own mode is put back afterwards."""
+    module = model if isinstance(model, nn.Module) else nn.Identity()
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device_of(model).type, enabled=False):
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def check_condition(model: Any, y: Any, n: int) -> Any:
+    """y as a checked value of the model's condition with n rows; None where p(x) is meant.
+
+    Only a joint model has a p(x) beside its p(x given y): every other conditional model needs y.
+    """
+    condition = model.condition
+    if y is None:
+        if condition is not None and not (has(model, Joint) or has(model, JointBound)):
+            raise ValueError(f"y is None, but {name_of(model)} models p(x given y); give y in {condition}")
+        return None
+    if condition is None:
+        raise ValueError(f"y was given, but {name_of(model)} models p(x) without a condition; leave y out")
+    y = condition.check(y, "y")
+    if condition.len(y) != n:
+        raise ValueError(f"y has {condition.len(y)} rows; accepts {n}, one for each row of x")
+    return y.long() if isinstance(condition, Integers) else y
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model's parameters (or, failing these, its buffers) live."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
