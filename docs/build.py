@@ -1,0 +1,111 @@
+"""Build the documentation into site/: `python3 do.py docs`, without network; fails on any broken link or reference.
+
+The hand-written pages of docs/ are put together in build/docs with what is computed: a line `{{ families }}`,
+`{{ presets }}` or `{{ bench }}` becomes a table made from the registry or from bench/*.jsonl, and every module of the
+package gets its place under Reference, from its docstrings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "build" / "docs"
+PACKAGE = ROOT / "src" / "likely"
+
+
+def main() -> int:
+    """Assemble the pages and run the site generator on them; returns its exit status."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", PAGES, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for page in PAGES.rglob("*.md"):
+        page.write_text(re.sub(r"^\{\{ (\w+) \}\}$", lambda match: TABLES[match[1]](), page.read_text(), flags=re.M))
+    reference()
+    command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--clean"]
+    return subprocess.call(command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"})
+
+
+def reference() -> None:
+    """One page for the core, one for each sub-package; each lists its modules in their reading order."""
+    folder = PAGES / "reference"
+    folder.mkdir(exist_ok=True)
+    for page, title, modules in [
+        ("core", "Core", sorted(PACKAGE.glob("[!_]*.py"), key=reading_order)),
+        *((path.name, path.name.capitalize(), sorted(path.rglob("*.py"))) for path in sub_packages()),
+    ]:
+        names = [".".join(module.relative_to(PACKAGE.parent).with_suffix("").parts) for module in modules]
+        blocks = [f"::: {name.removesuffix('.__init__')}" for name in names]
+        (folder / f"{page}.md").write_text("\n\n".join([f"# {title}", *blocks]) + "\n")
+
+
+def reading_order(module: Path) -> tuple[bool, int, str]:
+    order = ("space", "noise", "verbs", "logprob", "observation", "registry")
+    return (module.stem not in order, order.index(module.stem) if module.stem in order else 0, module.stem)
+
+
+def sub_packages() -> list[Path]:
+    return sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+
+
+def families_table() -> str:
+    """Families against verbs, computed from the registry."""
+    from likely.registry import FAMILIES, build, tiny
+    from likely.verbs import VERBS, verbs
+
+    able = {}
+    for family in FAMILIES:
+        able[family] = {
+            verb for one in tiny(family).values() for verb in verbs(build(one.config, one.space, one.condition))
+        }
+    used = [verb for verb in VERBS if any(verb in some for some in able.values())]
+    return table(["family", *used], [[name, *("●" if v in able[name] else "" for v in used)] for name in able])
+
+
+def presets_table() -> str:
+    """The presets of every family, and what each says of the fields that differ from the default preset."""
+    from likely.registry import FAMILIES, presets
+
+    rows = []
+    for family in FAMILIES:
+        default = presets(family)["default"].model_dump()
+        for name, config in presets(family).items():
+            fields = config.model_dump()
+            changed = {key: value for key, value in fields.items() if name == "default" or value != default.get(key)}
+            changed.pop("family", None)
+            rows.append([family, name, ", ".join(f"`{key}={json.dumps(value)}`" for key, value in changed.items())])
+    return table(["family", "preset", "fields"], rows)
+
+
+def bench_tables() -> str:
+    """One table for every bench/*.jsonl: a row a line, columns in the order in which they first appear."""
+    parts = []
+    for path in sorted((ROOT / "bench").rglob("*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        cells = [[figure(row.get(column)) for column in columns] for row in rows]
+        parts.append(f"## {path.stem}\n\nFrom `{path.relative_to(ROOT)}`.\n\n{table(columns, cells)}")
+    return "\n\n".join(parts) or "No measurements yet."
+
+
+def figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value) if isinstance(value, str | int) else json.dumps(value)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {"families": families_table, "presets": presets_table, "bench": bench_tables}
+
+if __name__ == "__main__":
+    sys.exit(main())
