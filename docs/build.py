@@ -8,7 +8,6 @@ package gets its place under Reference, from its docstrings.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -29,7 +28,9 @@ def main() -> int:
         page.write_text(re.sub(r"^\{\{ (\w+) \}\}$", lambda match: TABLES[match[1]](), page.read_text(), flags=re.M))
     reference()
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--clean"]
-    return subprocess.call(command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"})
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(re.sub(r"\x1b\[[0-9;]*m", "", done.stdout), end="")
+    return done.returncode
 
 
 def reference() -> None:
