@@ -129,8 +129,7 @@ def log_prob(
     Raises `ValueError` or `TypeError` naming x, y or k when they do not fit the model.
     """
     require(model, (Exact, Weighted, Bounded, Estimated, Unnormalised), "log_prob")
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k is {k!r}; accepts the number of draws a row, 1 or more")
+    _check_draws(k)
     x = model.space.check(x, "x")
     n = model.space.len(x)
     y = check_condition(model, y, n)
@@ -146,14 +145,64 @@ def log_prob(
         kind, k, reading = Kind.UNNORMALISED, 1, lambda x, y, noise: -model.energy(x, y)
 
     def draws(x: Any, y: Any, ids: Tensor) -> Tensor:
-        pieces = [range(i, min(i + DRAWS, k)) for i in range(0, k, DRAWS)]
-        each = [reading(x, y, Noise(seed, ids, piece)).double().reshape(BATCH, len(piece)) for piece in pieces]
-        every = torch.cat(each, 1)
-        if every.shape[1] == 1:
-            return every[:, 0]
-        return every.logsumexp(1) - math.log(k) if has(model, Weighted) else every.mean(1)
+        return _averaged(lambda piece: reading(x, y, Noise(seed, ids, piece)), k, weights=has(model, Weighted))
 
     return LogProb(batched(model, draws, x, y, rows=rows, progress=progress), kind, model.space, k)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """log p(y given x) for every class, (n, K) float64 nats: exact (`=`), or an estimate made of bounds (`~`)."""
+
+    nats: Tensor
+    kind: Kind
+
+    @property
+    def label(self) -> Tensor:
+        """The most likely class of each row, (n,)."""
+        return self.nats.argmax(1)
+
+    @property
+    def log_odds(self) -> Tensor:
+        """log p - log(1 - p) of the most likely class, (n,): orders rows where p itself has rounded to 1."""
+        first = self.nats.max(1)
+        rest = self.nats.scatter(1, first.indices[:, None], -math.inf)
+        return first.values - rest.logsumexp(1)
+
+
+def log_posterior(
+    model: Any, x: Any, k: int = 1, *, seed: int = 0, progress: Callable[[int], None] | None = None
+) -> Posterior:
+    """log p(y given x) for every y: exact for a `Joint`; for a `JointBound` an estimate from k draws of its bounds.
+
+    The draws of a `Weighted` model are importance weights and are averaged as such; other bounds as they are.
+    """
+    require(model, (Joint, JointBound), "log_posterior")
+    _check_draws(k)
+    x = model.space.check(x, "x")
+    if has(model, Joint):
+        nats = batched(model, lambda x, y, ids: model.log_posterior(x).double(), x, progress=progress)
+        return Posterior(nats.reshape(-1, model.condition.levels), Kind.EXACT)
+
+    def draws(x: Any, y: Any, ids: Tensor) -> Tensor:
+        reading = lambda piece: model.log_joint_bound(x, noise=Noise(seed, ids, piece))  # noqa: E731
+        return _averaged(reading, k, weights=has(model, Weighted))
+
+    nats = batched(model, draws, x, progress=progress).reshape(-1, model.condition.levels)
+    return Posterior(nats.log_softmax(1), Kind.ESTIMATE)
+
+
+def _check_draws(k: Any) -> None:
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k is {k!r}; accepts the number of draws a row, 1 or more")
+
+
+def _averaged(reading: Callable[[range], Tensor], k: int, *, weights: bool) -> Tensor:
+    """k draws of (BATCH * k, ...) in pieces of `DRAWS`: their log-mean-exp where they are log-weights, else their mean."""
+    pieces = [range(i, min(i + DRAWS, k)) for i in range(0, k, DRAWS)]
+    values = [reading(piece).double() for piece in pieces]
+    every = torch.cat([v.reshape(BATCH, len(p), *v.shape[1:]) for v, p in zip(values, pieces, strict=True)], 1)
+    return every.logsumexp(1) - math.log(k) if weights else every.mean(1)
 
 
 def batched(

@@ -8,6 +8,7 @@ device; the arithmetic is int64 that wraps around, which is what unsigned arithm
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 
@@ -70,6 +71,13 @@ class Noise:
     def expand(self, values: Tensor) -> Tensor:
         """Rows of `values` (B, ...), each repeated for its k draws: (B * k, ...)."""
         return values if self.draws == 1 else values.repeat_interleave(self.draws, 0)
+
+    def at(self, index: Tensor) -> Noise:
+        """The rows `index` of this source, from its present call on: rows may repeat, and then share their draws."""
+        part = copy.copy(self)
+        part.rows = self.rows[index]
+        part._keys = self._keys.reshape(len(self.rows), self.draws)[index].flatten()
+        return part
 
     def uniform(self, shape: Iterable[int] = (), *, dtype: torch.dtype | None = None) -> Tensor:
         """Uniform on the open interval (0, 1); float32 draws are the float64 draws cut to 23 bits."""

@@ -1,0 +1,120 @@
+"""Which class, how sure, and have I seen its kind before?
+
+p(x, y) = p(y given x) p(x). A row gets a class only if p(x) says that it could have come from where the training
+data came from. That is judged by a conformal p-value against held-out rows
+("Testing for outliers with conformal p-values", Bates, Candes, Lei, Romano, Sesia, 2023): with n held-out scores of
+which r are as low as this one's, (1 + r) / (n + 1) is super-uniform for rows like those held out. Both tails count,
+since p(x) is often *higher* on inputs simpler than any training datum ("Do deep generative models know what they
+don't know?", Nalisnick et al., 2019): p = 2 min(low, high), which is super-uniform by the union bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likely.logprob import LogProb, Posterior, log_posterior, log_prob
+from likely.verbs import Joint, JointBound, require
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """A verdict a row.
+
+    `p_value` (n,) is the conformal p-value of log p(x), `p_sure` (n,) that of the log-odds of the most likely class;
+    `novel` and `unsure` (n,) bool are what the chosen rates make of them.
+    """
+
+    posterior: Posterior
+    log_prob: LogProb
+    p_value: Tensor
+    p_sure: Tensor
+    novel: Tensor
+    unsure: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.log_prob)
+
+    @property
+    def label(self) -> Tensor:
+        """The class of each row, -1 where none is given; (n,)."""
+        return self.posterior.label.where(~(self.novel | self.unsure), -1)
+
+    def verdict(self, i: int) -> str:
+        """The verdict on row i as a sentence."""
+        name = self.classes[int(self.posterior.label[i])]
+        sure = f"p(y given x) {self.posterior.kind} {float(self.posterior.nats[i].max().exp()):.3f}"
+        if self.novel[i]:
+            return f"not like anything I was trained on (p-value {float(self.p_value[i]):.3f}; {name} with {sure})"
+        if self.unsure[i]:
+            return f"no class is clear (nearest {name}, {sure}; p-value {float(self.p_value[i]):.3f})"
+        return f"{name} ({sure}; p-value {float(self.p_value[i]):.3f})"
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One object a row."""
+        return [
+            {
+                "verdict": "novel" if self.novel[i] else "unsure" if self.unsure[i] else "class",
+                "class": None if self.label[i] < 0 else self.classes[int(self.label[i])],
+                "nearest": self.classes[int(self.posterior.label[i])],
+                "p_y_given_x": float(self.posterior.nats[i].max().exp()),
+                "posterior_kind": self.posterior.kind.value,
+                "log_prob": float(self.log_prob.nats[i]),
+                "log_prob_kind": self.log_prob.kind.value,
+                "p_value": float(self.p_value[i]),
+            }
+            for i in range(len(self))
+        ]
+
+
+def decide(
+    model: Any,
+    x: Any,
+    held_out: Any,
+    *,
+    novelty: float = 0.05,
+    unsure: float = 0.0,
+    k: int = 1,
+    seed: int = 0,
+    classes: tuple[str, ...] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Decisions:
+    """Give each row of x a class, or say that it is unlike the training data, or that no class is clear.
+
+    `held_out` are rows of the model's space that it was not trained on, and from nowhere else: they calibrate. Of
+    rows like them at most the share `novelty` is called novel, and at most the share `unsure` is left without a
+    class for want of a clear one. `classes` names the classes.
+
+    Raises `TypeError` for a model without p(y given x), `ValueError` for rates outside [0, 1) or so low that
+    `held_out` is too small to resolve them.
+    """
+    require(model, (Joint, JointBound), "decide")
+    x, held_out = model.space.check(x, "x"), model.space.check(held_out, "held_out")
+    n = model.space.len(held_out)
+    for name, rate, tails in (("novelty", novelty, 2), ("unsure", unsure, 1)):
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} is {rate}; accepts a rate of at least 0 and below 1")
+        if 0 < rate < tails / (n + 1):
+            raise ValueError(f"{name} is {rate}, but {n} held-out rows resolve rates from {tails / (n + 1):.3g} only")
+    classes = classes or tuple(str(c) for c in range(model.condition.levels))
+    if len(classes) != model.condition.levels:
+        raise ValueError(f"classes has {len(classes)} names; the model has {model.condition.levels} classes")
+    calibration = log_prob(model, held_out, k=k, seed=seed).nats
+    sureness = log_posterior(model, held_out, k, seed=seed).log_odds
+    reading = log_prob(model, x, k=k, seed=seed, progress=progress)
+    posterior = log_posterior(model, x, k, seed=seed)
+    low, high = conformal(reading.nats, calibration), conformal(-reading.nats, -calibration)
+    p_value = (2 * torch.minimum(low, high)).clamp(max=1)
+    p_sure = conformal(posterior.log_odds, sureness)
+    return Decisions(posterior, reading, p_value, p_sure, p_value <= novelty, p_sure <= unsure, classes)
+
+
+def conformal(score: Tensor, held_out: Tensor) -> Tensor:
+    """p-values (1 + #{held-out <= score}) / (n + 1): small where a score is lower than the held-out ones; (m,)."""
+    ordered = held_out.sort().values
+    return (1 + torch.searchsorted(ordered, score, right=True)).double() / (len(ordered) + 1)
