@@ -121,8 +121,9 @@ class DiscretisedLogisticMixture(Observation):
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits (B, M, *sites), means and log-scales (B, M, C, *sites), chain coefficients (B, M, chained, *sites)."""
-        each = parameters.reshape(parameters.shape[0], self.components, -1, *parameters.shape[2:])
         c = self.channels
+        numbers = 1 + 2 * c + self.chained
+        each = parameters.reshape(parameters.shape[0], self.components, numbers, *parameters.shape[2:])
         logit, mean, scale, chain = each.split([1, c, c, self.chained], 2)
         return logit.squeeze(2).log_softmax(1), mean, scale.clamp(min=self.floor), chain.tanh()
 

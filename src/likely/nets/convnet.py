@@ -31,21 +31,21 @@ def halved(sites: Sequence[int], times: int) -> tuple[int, int]:
     return height, width
 
 
-def encoder(
-    inputs: int, sites: Sequence[int], channels: Sequence[int], blocks: int, outputs: int
-) -> nn.Sequential:
+def encoder(inputs: int, sites: Sequence[int], channels: Sequence[int], blocks: int, outputs: int) -> nn.Sequential:
     """(B, inputs, H, W) to (B, outputs): for each number of channels a halving of the image and residual blocks."""
     layers: list[nn.Module] = []
     for width in channels:
-        layers += [nn.Conv2d(inputs, width, 3, stride=2, padding=1), *(Residual(width) for _ in range(blocks)), nn.SiLU()]
+        layers += [
+            nn.Conv2d(inputs, width, 3, stride=2, padding=1),
+            *(Residual(width) for _ in range(blocks)),
+            nn.SiLU(),
+        ]
         inputs = width
     height, width = halved(sites, len(channels))
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * height * width, outputs))
 
 
-def decoder(
-    inputs: int, sites: Sequence[int], channels: Sequence[int], blocks: int, outputs: int
-) -> nn.Sequential:
+def decoder(inputs: int, sites: Sequence[int], channels: Sequence[int], blocks: int, outputs: int) -> nn.Sequential:
     """(B, inputs) to (B, outputs, H, W): `encoder` backwards, with `channels` from coarse to fine."""
     height, width = halved(sites, len(channels))
     before = channels[0] if channels else inputs
