@@ -1,0 +1,97 @@
+"""A multi-layer perceptron in which output i depends on inputs before i alone.
+
+"MADE: Masked Autoencoder for Distribution Estimation" (Germain, Gregor, Murray, Larochelle, 2015). Every hidden unit
+carries a degree m, the number of sites that it may see; a connection is kept when it does not raise what is seen:
+input j -> unit m if j < m, unit m -> unit m' if m <= m', unit m -> output i if m <= i. Units stand in the order of
+their degrees, so that a sampler can work out each unit once, when the last site that it sees is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class MaskedCache:
+    """What a walk over the sites keeps: the inputs so far, and every hidden unit that they determine."""
+
+    inputs: Tensor  # (B, sites * features)
+    hidden: list[Tensor]  # one (B, width) a layer
+    classes: Tensor | None
+    known: int = field(default=0)  # sites seen
+
+
+class MaskedMLP(nn.Module):
+    """(B, features, sites) to (B, outputs, sites) by `layers` hidden layers of `width` units.
+
+    With `classes` > 0 every hidden layer adds an embedding of the class.
+    """
+
+    def __init__(
+        self, sites: int, features: int, outputs: int, width: int, layers: int, classes: int, residual: bool
+    ) -> None:
+        super().__init__()
+        self.sites, self.features, self.outputs, self.residual = sites, features, outputs, residual
+        sizes = [sites * features, *[width] * layers]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.head = nn.Linear(width, outputs * sites)
+        self.classes = nn.ModuleList(nn.Embedding(classes, width) for _ in range(layers if classes else 0))
+        # degree 0 sees no site: of use only to carry the class (or when there is one site, which sees nothing)
+        low = 0 if classes or sites == 1 else 1
+        degree = low + torch.arange(width) * (sites - low) // width
+        site_in = torch.arange(sites).repeat_interleave(features)
+        site_out = torch.arange(sites).repeat_interleave(outputs)
+        self.register_buffer("mask_in", site_in < degree[:, None], persistent=False)
+        self.register_buffer("mask_hidden", degree <= degree[:, None], persistent=False)
+        self.register_buffer("mask_out", degree <= site_out[:, None], persistent=False)
+        # units [0, reach[k]) see at most k sites
+        self.reach = torch.searchsorted(degree, torch.arange(sites), right=True).tolist()
+
+    def forward(self, x: Tensor, y: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+        h = x.transpose(1, 2).flatten(1)  # (B, sites * features)
+        for number, layer in enumerate(self.hidden):
+            mask = self.mask_in if number == 0 else self.mask_hidden
+            u = F.linear(h, layer.weight * mask, layer.bias)
+            if y is not None:
+                u = u + self.classes[number](y)
+            u = F.silu(u)
+            u = F.dropout(u, dropout) if dropout else u
+            h = h + u if self.residual and number else u
+        out = F.linear(h, self.head.weight * self.mask_out, self.head.bias)
+        return out.unflatten(1, (self.sites, self.outputs)).transpose(1, 2)
+
+    def start(self, n: int, y: Tensor | None = None) -> tuple[MaskedCache, Tensor]:
+        """The cache before the first site, and that site's outputs (n, outputs)."""
+        like = self.head.weight
+        hidden = [like.new_zeros(n, like.shape[1]) for _ in self.hidden]
+        cache = MaskedCache(like.new_zeros(n, self.sites * self.features), hidden, y)
+        return cache, self._outputs(cache, 0)
+
+    def step(self, cache: MaskedCache, x_i: Tensor) -> Tensor | None:
+        """Put in a site's features (B, features); the next site's outputs, None after the last."""
+        at = cache.known * self.features
+        cache.inputs[:, at : at + self.features] = x_i
+        cache.known += 1
+        return None if cache.known == self.sites else self._outputs(cache, self.reach[cache.known - 1])
+
+    def _outputs(self, cache: MaskedCache, done: int) -> Tensor:
+        """Work out the units from `done` on that the known sites determine, then the next site's outputs.
+
+        No mask is needed: these rows and columns are exactly the connections that the masks keep.
+        """
+        known, reach = cache.known, self.reach[cache.known]
+        h = cache.inputs[:, : known * self.features]
+        if reach > done:
+            for number, (layer, units) in enumerate(zip(self.hidden, cache.hidden, strict=True)):
+                u = F.linear(h, layer.weight[done:reach, : h.shape[1]], layer.bias[done:reach])
+                if cache.classes is not None:
+                    u = u + self.classes[number].weight[:, done:reach][cache.classes]
+                u = F.silu(u)
+                units[:, done:reach] = h[:, done:] + u if self.residual and number else u
+                h = units[:, :reach]
+        rows = slice(known * self.outputs, (known + 1) * self.outputs)
+        return F.linear(cache.hidden[-1][:, :reach], self.head.weight[rows, :reach], self.head.bias[rows])
