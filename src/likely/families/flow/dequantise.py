@@ -1,0 +1,250 @@
+"""Integers under a density of the reals: `Dequantised(flow)`.
+
+P(x) is the mass that the density puts on the cell of x. With noise u in the cell, drawn from q(u given x), and a
+monotone map h = T(x + u) from (0, levels) *onto* the reals in every dimension,
+
+    P(x) = E_q [ p(T(x + u)) T'(x + u) / q(u given x) ],
+
+so one draw is an importance weight and its logarithm a lower bound ("A note on the evaluation of generative models",
+Theis, van den Oord, Bethge, 2016; "Flow++", Ho et al., 2019, for a q that learns). Because T reaches every real number
+no mass lies outside the cells: drawing h and taking the cell that it falls in draws from this very P. (Glow's
+x / levels - 1/2 + u / levels leaves mass outside the cube, and its samples are clamped; their distribution is another.)
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from likely.config.flow import Flow as FlowConfig
+from likely.families.flow.conditioner import Conditioner
+from likely.families.flow.transforms import AffineCoupling, Chain, LearnedNormal, Reversal
+from likely.noise import Noise
+from likely.space import Integers, Reals
+from likely.verbs import Exact, Samples, require
+
+LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Cells(nn.Module, ABC):
+    """T: (0, levels) onto the reals, in every dimension. Abstract."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, u: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """h = T(x + u) and log T' summed over dimensions, (B,); `rest` is 1 - u without its rounding error."""
+
+    @abstractmethod
+    def cell(self, h: Tensor) -> Tensor:
+        """The integer x whose cell holds T^-1(h)."""
+
+
+class LogitCells(Cells):
+    """h = logit((x + u) / levels)."""
+
+    def __init__(self, space: Integers) -> None:
+        super().__init__()
+        self.levels = space.levels
+
+    def forward(self, x: Tensor, u: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        below, above = x + u, (self.levels - 1 - x) + rest
+        h = below.log() - above.log()
+        # dh/du = 1 / (a (1 - a)) / levels with a = (x + u) / levels
+        return h, (math.log(self.levels) - below.log() - above.log()).flatten(1).sum(1)
+
+    def cell(self, h: Tensor) -> Tensor:
+        return (h.double().sigmoid() * self.levels).floor().clamp(0, self.levels - 1).long()
+
+
+class MarginalCells(Cells):
+    """h = Phi^-1(F(x + u)) with F the piecewise linear distribution function of each dimension's histogram.
+
+    Every dimension by itself is then standard normal, and what is left to the flow is how they hang together. A flow
+    that is the identity gives the product of the histograms, and before `start` the uniform distribution.
+    """
+
+    mass: Tensor
+    started: Tensor
+
+    def __init__(self, space: Integers) -> None:
+        super().__init__()
+        self.shape, self.levels = space.shape, space.levels
+        self.register_buffer("mass", torch.full((space.dims, space.levels), 1 / space.levels))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def start(self, x: Tensor) -> None:
+        """Take the histograms from x (n, *shape), drawn towards the channel's one and a little to the uniform."""
+        if self.started or not x.shape[0]:
+            return
+        n, levels = x.shape[0], self.levels
+        cells = x.reshape(n, -1).long() + levels * torch.arange(self.mass.shape[0], device=x.device)
+        count = torch.bincount(cells.flatten(), minlength=self.mass.numel()).double().reshape(-1, levels)
+        groups = self.shape[0] if len(self.shape) == 3 else 1
+        channel = count.reshape(groups, -1, levels).sum(1) + 1.0
+        channel = channel / channel.sum(1, keepdim=True)
+        channel = channel.repeat_interleave(count.shape[0] // groups, 0)
+        mass = (count + 4 * channel) / (n + 4)
+        self.mass.copy_(0.999 * mass + 0.001 / levels)
+        self.started.fill_(True)
+
+    def forward(self, x: Tensor, u: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        u, rest = u.flatten(1), rest.flatten(1)
+        index = x.flatten(1).long() + self.levels * torch.arange(self.mass.shape[0], device=x.device)
+        wide = self._mass()
+        mass = wide.to(u.dtype).flatten()[index]
+        below = (wide.cumsum(1) - wide).to(mass.dtype).flatten()[index] + u * mass
+        above = (wide.flip(1).cumsum(1).flip(1) - wide).to(mass.dtype).flatten()[index] + rest * mass
+        low = below < above
+        h = torch.special.ndtri(torch.where(low, below, above).clamp(min=torch.finfo(mass.dtype).tiny))
+        log_det = (mass.log() + 0.5 * h.square() + LOG_ROOT_2PI).sum(1)  # T' = mass / phi(h)
+        return torch.where(low, h, -h).reshape(-1, *self.shape), log_det
+
+    def cell(self, h: Tensor) -> Tensor:
+        edges = self._mass().cumsum(1)[:, :-1].contiguous()
+        level = torch.special.ndtr(h.double()).flatten(1).T.contiguous()
+        return torch.searchsorted(edges, level, right=True).T.reshape(-1, *self.shape)
+
+    def _mass(self) -> Tensor:
+        """(D, levels) in float64, every row summing to 1 to its last digit."""
+        mass = self.mass.double()
+        return mass / mass.sum(1, keepdim=True)
+
+
+class UniformNoise(nn.Module):
+    """u uniform on the whole cell (0, 1)."""
+
+    def __init__(self, space: Integers) -> None:
+        super().__init__()
+        self.shape = space.shape
+
+    def forward(self, x: Tensor, noise: Noise, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """u, 1 - u (both (B * k, *shape)) and log q(u given x), (B * k,)."""
+        u = noise.uniform(self.shape, dtype=dtype)
+        return u, 1 - u, u.new_zeros(()).expand(u.shape[0])
+
+
+class FlowNoise(nn.Module):
+    """u = Phi(g(eps; x)) with g a chain of couplings that sees x: q(u given x) learns with the model.
+
+    The network that looks at x runs once a row, the couplings once a draw.
+    """
+
+    def __init__(self, config: FlowConfig, space: Integers) -> None:
+        super().__init__()
+        self.space = space
+        shape = space.shape
+        self.image = len(shape) == 3 and not any(side % 2 for side in shape[1:])
+        width, parts = config.width, []
+        if self.image:
+            channels, sites = 4 * shape[0], (shape[1] // 2, shape[2] // 2)
+            self.look: nn.Module = nn.Sequential(
+                nn.PixelUnshuffle(2), nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()
+            )
+            self.latent: tuple[int, ...] = (channels, *sites)
+        else:
+            channels = space.dims
+            self.look = nn.Sequential(nn.Flatten(), nn.Linear(channels, width), nn.SiLU())
+            self.latent = (channels,)
+        for _ in range(config.noise_depth if channels > 1 else 0):
+            kept = channels // 2
+            net = Conditioner(
+                kept,
+                2 * (channels - kept),
+                width=width,
+                hidden=2,
+                activation=config.activation,
+                context=width,
+                image=self.image,
+            )
+            parts += [AffineCoupling(kept, net), Reversal()]
+        last = LearnedNormal(self.latent)
+        # at the start every coupling scales the half that it moves by sigmoid(2): undone here, so that q begins uniform
+        last.log_sigma.data.fill_(len(parts) / 4 * math.log(1 / (1 + math.exp(-2))))
+        self.transform = Chain([*parts, last])
+
+    def forward(self, x: Tensor, noise: Noise, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """u, 1 - u (both (B * k, *shape)) and log q(u given x), (B * k,)."""
+        seen = noise.expand(self.look(self.space.centred(x, dtype)))
+        eps = noise.normal((self.space.dims,), dtype=dtype)
+        g, log_det = self.transform(eps.reshape(-1, *self.latent), seen)
+        # log q(u) = log N(eps) - log |dg/deps| - log phi(g)
+        log_q = 0.5 * (g.flatten(1).square().sum(1) - eps.square().sum(1)) - log_det
+        g = F.pixel_shuffle(g, 2) if self.image else g.reshape(-1, *self.space.shape)
+        return torch.special.ndtr(g), torch.special.ndtr(-g), log_q
+
+
+class Dequantised(nn.Module):
+    """A distribution over `Integers` from an `Exact` density over `Reals` of the same shape.
+
+    `noise` draws u in the cells (uniform unless given), `cells` maps them onto the reals (`MarginalCells` unless
+    given). Verbs: Samples, Bounded and Weighted, and Trainable where gradients reach the density. Raises `TypeError`
+    for a density that is not Exact: over an estimate of log p the weights would not be unbiased.
+    """
+
+    players = ("model",)
+
+    def __init__(
+        self,
+        flow: nn.Module,
+        space: Integers,
+        *,
+        noise: UniformNoise | FlowNoise | None = None,
+        cells: Cells | None = None,
+        config: FlowConfig | None = None,
+    ) -> None:
+        super().__init__()
+        require(flow, Exact, "Dequantised")
+        require(flow, Samples, "Dequantised")
+        if not isinstance(space, Integers):
+            raise TypeError(f"space is {type(space).__name__}; Dequantised accepts Integers")
+        if not isinstance(flow.space, Reals) or flow.space.shape != space.shape:
+            raise ValueError(f"flow is over {flow.space}; accepts one over Reals({space.shape}), as space is {space}")
+        self.flow, self.space, self.condition, self.config = flow, space, flow.condition, config
+        self.noise = UniformNoise(space) if noise is None else noise
+        self.cells = MarginalCells(space) if cells is None else cells
+
+    def log_weight(self, x: Tensor, y: Any = None, *, noise: Noise) -> Tensor:
+        """log p(h) T' / q(u given x), (B * k,) in nats: the expectation of its exponential is P(x)."""
+        h, log_jacobian, log_q, y = self._fill(x, y, noise)
+        return self.flow.log_prob(h, y) + log_jacobian - log_q  # ty: ignore
+
+    def elbo(self, x: Tensor, y: Any = None, *, noise: Noise) -> Tensor:
+        """The same draw, read as a bound: its expectation is at most log P(x)."""
+        return self.log_weight(x, y, noise=noise)
+
+    def sample(self, n: int, y: Any = None, *, noise: Noise) -> Tensor:
+        """n draws, (n, *shape) int64."""
+        return self.cells.cell(self.flow.sample(n, y, noise=noise))  # ty: ignore
+
+    def loss(self, x: Tensor, y: Any = None, *, player: str = "model", noise: Noise) -> Tensor:
+        """Minus the bound, the mean over rows and draws, in nats."""
+        return -self.log_weight(x, y, noise=noise).mean()
+
+    def prepare(self, x: Tensor, y: Any = None, *, noise: Noise) -> None:
+        """Takes the histograms from x, then lets the density prepare itself on the filled cells."""
+        if isinstance(self.cells, MarginalCells):
+            self.cells.start(x)
+        if hasattr(self.flow, "prepare"):
+            with torch.no_grad():
+                h, _, _, y = self._fill(x, y, noise)
+            self.flow.prepare(h, y, noise=noise)  # ty: ignore
+
+    def _fill(self, x: Tensor, y: Any, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """h (B * k, *shape), log T', log q and y, each row repeated for its draws."""
+        u, rest, log_q = self.noise(x, noise, self._dtype)
+        h, log_jacobian = self.cells(noise.expand(x), u, rest)
+        y = y if y is None or noise.draws == 1 else self.condition.take(y, self._repeat(noise))
+        return h, log_jacobian, log_q, y
+
+    def _repeat(self, noise: Noise) -> Tensor:
+        return noise.expand(torch.arange(len(noise.rows), device=noise.rows.device))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the density's parameters or, where it has none, its buffers."""
+        tensors = (t for t in (*self.flow.parameters(), *self.flow.buffers()) if t.is_floating_point())
+        return next(tensors, torch.zeros(())).dtype
