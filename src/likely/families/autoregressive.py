@@ -176,7 +176,7 @@ def _spread(bias: Tensor, each: DiscretisedLogisticMixture) -> None:
 
 
 def _tiny() -> dict[str, Tiny]:
-    grey, vector, colour = Integers((1, 2, 3), 2), Integers((3,), 5), Integers((3, 1, 2), 3)
+    vector, grey, colour = Integers((3,), 5), Integers((1, 3, 3), 2), Integers((3, 2, 2), 2)
     labels = Integers((), 2)
     small = {"width": 8, "layers": 2, "kernel": 3, "inner_kernel": 3, "components": 2}
 
@@ -185,20 +185,20 @@ def _tiny() -> dict[str, Tiny]:
 
     return {
         "made": of(vector, network="made"),
-        "made, one-hot inputs, labels": of(colour, labels, network="made", inputs="one-hot"),
-        "made, logistic": of(vector, network="made", observation="logistic"),
-        "made, bernoulli, labels, not residual": of(
-            grey, labels, network="made", observation="bernoulli", residual=False
-        ),
+        "made, one-hot inputs, labels": of(Integers((3, 1, 2), 3), labels, network="made", inputs="one-hot"),
+        "made, logistic, labels": of(vector, labels, network="made", observation="logistic"),
+        "made, bernoulli, not residual": of(grey, network="made", observation="bernoulli", residual=False),
         "causal": of(Integers((2, 3), 3), network="causal", dilations=(1, 2)),
-        "causal, colour, labels": of(colour, labels, network="causal", inputs="one-hot", residual=False),
-        "causal, logistic, labels": of(vector, labels, network="causal", observation="logistic"),
-        "causal, bernoulli": of(grey, network="causal", observation="bernoulli"),
-        "pixelcnn": of(Integers((3, 3), 2), network="pixelcnn", kernel=5),
-        "pixelcnn, colour, labels": of(colour, labels, network="pixelcnn", inputs="one-hot", residual=False),
-        "pixelcnn, bernoulli": of(Integers((1, 3, 3), 2), network="pixelcnn", observation="bernoulli", dilations=(1, 2)),
+        "causal, colour, one-hot inputs, labels": of(
+            Integers((3, 1, 2), 3), labels, network="causal", inputs="one-hot", residual=False
+        ),
+        "causal, logistic": of(vector, network="causal", observation="logistic"),
+        "causal, bernoulli, labels": of(grey, labels, network="causal", observation="bernoulli"),
+        "pixelcnn, grid": of(Integers((2, 3), 3), network="pixelcnn", kernel=5),
+        "pixelcnn, colour, one-hot inputs": of(colour, network="pixelcnn", inputs="one-hot", residual=False),
+        "pixelcnn, bernoulli, labels": of(grey, labels, network="pixelcnn", observation="bernoulli", dilations=(1, 2)),
         "pixelcnn, logistic, labels": of(Integers((1, 2, 2), 5), labels, network="pixelcnn", observation="logistic"),
-        "pixelcnn, colour, logistic": of(Integers((3, 2, 1), 4), network="pixelcnn", observation="logistic"),
+        "pixelcnn, colour, logistic": of(colour, network="pixelcnn", observation="logistic"),
         "pixelcnn, colour, logistic, labels": of(colour, labels, network="pixelcnn", observation="logistic"),
     }
 

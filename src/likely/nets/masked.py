@@ -8,7 +8,8 @@ their degrees, so that a sampler can work out each unit once, when the last site
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class MaskedCache:
     inputs: Tensor  # (B, sites * features)
     hidden: list[Tensor]  # one (B, width) a layer
     classes: Tensor | None
-    known: int = field(default=0)  # sites seen
+    known: int = 0  # sites seen
 
 
 class MaskedMLP(nn.Module):
@@ -37,7 +38,7 @@ class MaskedMLP(nn.Module):
         super().__init__()
         self.sites, self.features, self.outputs, self.residual = sites, features, outputs, residual
         sizes = [sites * features, *[width] * layers]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.head = nn.Linear(width, outputs * sites)
         self.classes = nn.ModuleList(nn.Embedding(classes, width) for _ in range(layers if classes else 0))
         # degree 0 sees no site: of use only to carry the class (or when there is one site, which sees nothing)

@@ -135,7 +135,7 @@ class PixelCNN(nn.Module):
 
     def start(self, n: int, y: Tensor | None = None) -> tuple[PixelCache, Tensor]:
         """The cache before the first pixel, and that pixel's outputs (n, outputs)."""
-        height, width = self.size
+        width = self.size[1]
         layers = [LayerCache(layer, n, width, y) for layer in self.layers]
         cache = PixelCache(layers, self.head.weight.new_zeros(n, self.features, 1, width))
         return cache, self._outputs(cache, None)
