@@ -199,13 +199,13 @@ def _files(root: Path, folder: Path, skipped: list[str]) -> list[Path]:
     found = []
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
+        for name in (name for name in names if not name.startswith(".")):
             path, suffix = Path(here, name), Path(name).suffix.lower()
             if suffix in OTHER_IMAGES:
                 raise ValueError(f"{path} is not of an accepted format: {', '.join(SUFFIXES)}")
             if suffix in SUFFIXES:
                 found.append(path)
-            elif not name.startswith("."):
+            else:
                 skipped.append(path.relative_to(root).as_posix())
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 

@@ -9,6 +9,7 @@ would take whole outcomes away from training. *Order* keeps the file's order.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def content_keys(x: Any) -> np.ndarray:
         cells = torch.where(x.seen, x.cells, 0).contiguous().numpy().view(np.uint8)
         rows = np.concatenate([cells, x.seen.numpy().view(np.uint8)], axis=1)
     else:
-        rows = np.ascontiguousarray(x.numpy()).reshape(x.shape[0], -1).view(np.uint8)
+        rows = np.ascontiguousarray(x.numpy()).reshape(x.shape[0], math.prod(x.shape[1:])).view(np.uint8)
     flat, width = memoryview(rows.reshape(-1)), rows.shape[1]
     return _words([hashlib.sha256(flat[i : i + width]).digest()[:8] for i in range(0, width * len(rows), width)])
 

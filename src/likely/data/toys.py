@@ -47,7 +47,7 @@ def entropy(name: str, cells: int = 240) -> float:
     step = 2 * toy.half_width / cells
     axis = (torch.arange(cells, dtype=torch.float64) + 0.5) * step - toy.half_width
     total = 0.0
-    for rows in axis.split(max(1, 60_000 // cells)):
+    for rows in axis.split(max(1, 8_000 // cells)):
         log_p = toy.log_density(torch.cartesian_prod(rows, axis))
         total -= float(torch.special.xlogy(log_p.exp(), log_p.exp()).sum())
     return total * step * step
