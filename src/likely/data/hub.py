@@ -95,6 +95,10 @@ def _convert(
     y = classes = None
     if label is not None:
         y = np.asarray(rows[label])
+        if y.ndim != 1 or y.dtype.kind not in "iubU":
+            raise ValueError(
+                f"{where}: column {label!r} holds {features[label]}; labels are integers or names, none null"
+            )
         classes = tuple(features[label].names) if isinstance(features[label], datasets.ClassLabel) else None
     pictures = [c for c, feature in features.items() if isinstance(feature, datasets.Image)]
     if pictures:
@@ -120,7 +124,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> P
     temporary = [path.with_name(f".{p.name}.{os.getpid()}") for p in (path, note_path)]
     try:
         with temporary[0].open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # ty: ignore[invalid-argument-type]
             file.flush()
             os.fsync(file.fileno())
         with temporary[0].open("rb") as file:

@@ -56,8 +56,9 @@ def decode(raw: bytes, name: str, max_pixels: int) -> tuple[Image.Image, list[st
             width, height = image.size
             if width * height > max_pixels:
                 raise _Refused(f"has {width} x {height} pixels; accepts {max_pixels:,} (max_pixels) or fewer")
-            if getattr(image, "n_frames", 1) > 1:
-                raise _Refused(f"has {image.n_frames} frames; accepts still images")
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise _Refused(f"has {frames} frames; accepts still images")
             # Pillow cuts 16-bit colour to 8 bits without a word, so read the depth from the PNG header itself.
             if image.format == "PNG" and len(raw) > 24 and raw[24] == 16:
                 raise _Refused("has 16 bits a channel; accepts 8: convert it first")

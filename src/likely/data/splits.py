@@ -53,7 +53,7 @@ def content_keys(x: Any) -> np.ndarray:
         rows = np.concatenate([cells, x.seen.numpy().view(np.uint8)], axis=1)
     else:
         rows = np.ascontiguousarray(x.numpy()).reshape(x.shape[0], math.prod(x.shape[1:])).view(np.uint8)
-    flat, width = memoryview(rows.reshape(-1)), rows.shape[1]
+    flat, width = rows.reshape(-1).data, rows.shape[1]
     return _words([hashlib.sha256(flat[i : i + width]).digest()[:8] for i in range(0, width * len(rows), width)])
 
 
@@ -69,7 +69,7 @@ def sha256_of(x: Any, y: Tensor | None) -> str:
     for tensor in [*(x if isinstance(x, Rows) else [x]), *([] if y is None else [y])]:
         array = np.ascontiguousarray(tensor.numpy())
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
