@@ -90,7 +90,8 @@ class Flow(nn.Module):
         if y is None:
             raise ValueError(f"y is None, but this flow models p(x given y); give y in {self.condition}")
         y = F.one_hot(y.long(), self.condition.levels) if isinstance(self.condition, Integers) else y
-        return y.to(self._dtype).reshape(y.shape[0], -1, *([1, 1] if self.image else []))
+        y = y.to(self._dtype).flatten(1)
+        return y[:, :, None, None] if self.image else y
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -255,11 +255,16 @@ class Standardise(DataStart):
 class Squeeze(Transform):
     """2x2 pixels become four channels: (B, C, H, W) to (B, 4C, H/2, W/2)."""
 
+    # by reshaping, because torch's pixel_unshuffle leaves a batch of no rows in the wrong shape
     def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
-        return F.pixel_unshuffle(x, 2), _zero(x)
+        b, c, h, w = x.shape
+        z = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4)
+        return z.reshape(b, 4 * c, h // 2, w // 2), _zero(x)
 
     def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
-        return F.pixel_shuffle(z, 2), _zero(z)
+        b, c, h, w = z.shape
+        x = z.reshape(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
+        return x.reshape(b, c // 4, 2 * h, 2 * w), _zero(z)
 
 
 class LearnedNormal(Transform):
