@@ -145,7 +145,7 @@ def test_bad_gets(tmp_path):
     with pytest.raises(ValueError, match="hf:a/b, train, image 0 cannot be read"):
         get("hf:a/b", home=saved("3", train=broken))
     nulls = datasets.Dataset.from_dict({"x": [1.0, 2.0], "label": [0, None]})
-    with pytest.raises(ValueError, match="column 'label' holds .*; labels are integers or names"):
+    with pytest.raises(ValueError, match=r"column 'label' holds .*; labels are integers or names"):
         get("hf:a/b", home=saved("5", train=nulls))
     with pytest.raises(ValueError, match="no column 'kind'; it has image, label"):
         get("hf:a/b", home=saved("4", train=train), label="kind")
