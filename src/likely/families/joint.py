@@ -139,7 +139,7 @@ class ClosedFormJoint(_Density):
         """The parts' statistics, and the classes counted; "log_prob" is the sum of log p(x, y)."""
         y = _labelled(y)
         total: dict[str, Tensor] = {"classes": torch.bincount(y, minlength=self.condition.levels).double()}
-        log_prob = self._log_prior().double()[y].sum()
+        log_prob = self._log_prior().detach().double()[y].sum()
         for label, part in enumerate(self.parts):
             rows = (y == label).nonzero()[:, 0]
             own = part.statistics(x, y) if self._shared else part.statistics(self.space.take(x, rows))
@@ -218,14 +218,14 @@ def _labelled(y: Any) -> Tensor:
     return y
 
 
-def _tiny() -> dict[str, Tiny]:
-    labels, bits = Integers((), 3), Integers((2, 2), 2)
-    return {
-        "autoregressive": Tiny(JointConfig.model_validate({"part": "autoregressive:made"}), bits, labels),
-        "mixture": Tiny(JointConfig.model_validate({"part": "mixture"}), bits, labels),
-        "vae": Tiny(JointConfig.model_validate({"part": "vae:mlp"}), bits, labels),
-        "flow": Tiny(JointConfig.model_validate({"part": "flow"}), Reals((2,)), labels),
-    }
+def _tiny(space: Space, **part: Any) -> Tiny:
+    return Tiny(JointConfig.model_validate({"part": part}), space, Integers((), 3))
 
 
-TINY = _tiny()
+TINY = {
+    "autoregressive": _tiny(Integers((2, 2), 2), family="autoregressive", width=6, layers=1, kernel=3),
+    "mixture": _tiny(Integers((2, 2), 3), family="mixture", components=2),
+    "mixture of Gaussians": _tiny(Reals((2,)), family="mixture", components=2, covariance="full"),
+    "flow": _tiny(Reals((2,)), family="flow", depth=2, width=6, hidden=1),
+    "vae": _tiny(Integers((2, 2), 2), family="vae", latent=2, hidden=(6,)),
+}

@@ -59,6 +59,7 @@ class Decisions:
         """One object a row."""
         return [
             {
+                "sentence": self.verdict(i),
                 "verdict": "novel" if self.novel[i] else "unsure" if self.unsure[i] else "class",
                 "class": None if self.label[i] < 0 else self.classes[int(self.label[i])],
                 "nearest": self.classes[int(self.posterior.label[i])],

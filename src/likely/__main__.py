@@ -1,0 +1,5 @@
+"""`python -m likely`, the same as the `likely` command."""
+
+from likely.cli import main
+
+main()

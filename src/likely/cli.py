@@ -1,0 +1,458 @@
+"""The command line: one sub-command a question, each a typed function whose signature is its flags.
+
+torch is imported inside the functions, after the arguments were parsed. A user's mistake ends with one sentence and
+exit status 2; Ctrl-C ends with 130 and SIGTERM with 143, after what was reached has been saved.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+Json = Annotated[bool, arg(help="Print one JSON object instead of text.")]
+Out = Annotated[Path | None, arg(help="Write the figures to this JSON file as well.")]
+Split = Annotated[Literal["train", "valid", "test"], arg(help="Which part of the data.")]
+Seed = Annotated[int, arg(help="Seed of everything random.")]
+
+
+def tour(out: Path | None = None, seed: Seed = 0, json: Json = False) -> None:
+    """See in two minutes what a joint model knows that a classifier does not, on handwritten digits.
+
+    Args:
+        out: Run folder; runs/tour-N by default.
+    """
+    from likely.space import Integers
+    from likely.tasks.tour import tour as run_tour
+    from likely.tasks.tour_page import write_page
+    from likely.terminal import give, say, tour_story
+
+    run = _new(out, "tour")
+    record = run_tour(run, seed=seed, say=say)
+    page = run / "tour.html"
+    write_page(record, Integers((1, 8, 8), 17), page)
+    if json:
+        figures = {key: value for key, value in record.items() if key not in ("samples", "gallery", "curves", "shares")}
+        figures = {key: value for key, value in figures.items() if not isinstance(value, list)}
+        give(figures | {"page": str(page)}, "", None, True)
+    else:
+        tour_story(record, page)
+
+
+def train(
+    what: Positional[str],
+    overrides: Positional[tuple[str, ...]] = (),
+    data: str | None = None,
+    preset: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    conditional: bool = False,
+    out: Path | None = None,
+    json: Json = False,
+) -> int:
+    """Train a family on data: `likely train vae --data digits`, or `likely train recipe.toml lr=3e-4`.
+
+    Args:
+        what: A family (see `likely families`), or a recipe, a .toml file.
+        overrides: key=value for any field of the training, model or data: lr=3e-4 model.latent=32 data.limit=1000.
+        data: A data set's name (see `likely data list`), an .npz, CSV, Parquet or idx file, or a folder of images.
+        preset: A named config of the family.
+        steps: Training steps (for EM: passes over the data).
+        seed: Seed of everything random.
+        conditional: Learn p(x given y) instead of p(x); `joint` learns p(x, y) anyway.
+        out: Run folder; runs/FAMILY-DATA-N by default.
+    """
+    from likely.config import recipe as recipes
+    from likely.registry import config_class, configure
+    from likely.tasks.learn import learn
+
+    record = recipes.read(Path(what)) if what.endswith(".toml") else {"family": what}
+    if "family" not in record:
+        raise ValueError(f'{what} names no family; a recipe needs a line such as family = "vae"')
+    record |= {"preset": preset} if preset else {}
+    record |= {"conditional": True} if conditional else {}
+    record = recipes.override(record, overrides, set(config_class(record["family"]).model_fields) - {"family"})
+    for table, key, value in (("data", "source", data), ("train", "steps", steps), ("train", "seed", seed)):
+        if value is not None:
+            record[table] = record.get(table, {}) | {key: value}
+    recipe = recipes.parse(record)
+    configure(recipe.family, recipe.preset, **recipe.model)  # before the data are read: a typo costs no waiting
+    result, loaded = learn(recipe, _new(out, f"{recipe.family}-{Path(recipe.data.source).name}"))
+    return _told(result, loaded.name, json)
+
+
+def resume(run: Positional[Path], steps: int | None = None, json: Json = False) -> int:
+    """Go on with a run that was stopped or killed; the result is that of a run never stopped.
+
+    Args:
+        run: The run folder.
+        steps: A new total number of steps, to train longer than first asked.
+    """
+    from likely.tasks.learn import learn_on
+
+    result, loaded = learn_on(run, steps=steps)
+    return _told(result, loaded.name, json)
+
+
+def evaluate(
+    run: Positional[Path],
+    data: str | None = None,
+    split: Split = "test",
+    k: int = 1,
+    limit: int | None = None,
+    seed: Seed = 0,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """How likely are data under a model: log p or bits per dimension, with kind, error, and accuracy if it classifies.
+
+    Args:
+        run: The run folder.
+        data: Other data than the run's own.
+        k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter.
+        limit: Use the first rows only.
+    """
+    from likely.tasks.evaluate import evaluate as score
+    from likely.terminal import Stage, give
+    from likely.train import Ledger, load_model
+
+    loaded = _data(run, data)
+    model = load_model(run)
+    _fits(model, loaded)
+    rows = _first(getattr(loaded, split), model.space, limit)
+    with Stage("scoring", len(rows)) as stage:
+        result = score(model, rows, k, seed=seed, progress=stage.advance)
+    record = {"data": loaded.name, "split": split, "seed": seed} | result.to_json()
+    Ledger(run).append("evaluate", **record)
+    give(record, f"{loaded.name}, {split}: {result}", out, json)
+
+
+def sample(
+    run: Positional[Path],
+    n: Annotated[int, arg(aliases=("-n",))] = 64,
+    y: str | None = None,
+    seed: int | None = None,
+    out: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Draw from a model.
+
+    Args:
+        run: The run folder.
+        n: How many.
+        y: The class to draw from, by name or number; without it a joint draws the class as well, and a conditional
+            model takes every class in turn.
+        seed: Seed of the draws; without it a fresh one is taken, and reported.
+        out: .png, .npz or .csv file; RUN/samples-SEED by default.
+    """
+    import secrets
+
+    from likely.logprob import sample as draw
+    from likely.tasks.learn import classes_of, recipe_of
+    from likely.tasks.pictures import save_values, suffixes
+    from likely.tasks.samples import digest
+    from likely.terminal import Stage, give
+    from likely.train import Ledger, load_model
+
+    recipe_of(run)
+    model = load_model(run)
+    labels = _labels(model, classes_of(run), y, n)
+    chosen = secrets.randbits(62) if seed is None else seed
+    path = out or run / f"samples-{chosen}{suffixes(model.space)[0]}"
+    if path.suffix.lower() not in suffixes(model.space):
+        raise ValueError(f"out is {path}; accepts {', '.join(suffixes(model.space))} for values of {model.space}")
+    with Stage("sampling", n) as stage:
+        draws = draw(model, n, labels, seed=chosen, progress=stage.advance)
+    save_values(draws, model.space, path)
+    record = {"n": n, "seed": chosen, "y": None if labels is None else labels.tolist(), "sha256": digest(draws)}
+    record |= {"out": str(path)}
+    Ledger(run).append("sample", **record)
+    give(record, f"{n} draws of seed {chosen}: {path}", None, json)
+
+
+def decide(
+    run: Positional[Path],
+    inputs: Positional[str | None] = None,
+    split: Split = "test",
+    novelty: float = 0.05,
+    unsure: float = 0.0,
+    k: int = 1,
+    limit: int = 16,
+    calibrate: int = 1000,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Which class, how sure, and is this anything like the training data?
+
+    Args:
+        run: The run folder of a joint model.
+        inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
+        novelty: At most this share of inputs that are like the training data is called novel.
+        unsure: At most this share of them is left without a class for want of a clear one.
+        k: Draws a row, for bounds.
+        limit: Decide on the first rows only.
+        calibrate: How many of the run's held-out (validation) rows to calibrate on.
+    """
+    from likely.data.inputs import load_inputs
+    from likely.tasks.decide import decide as judge
+    from likely.terminal import Stage, give
+    from likely.train import Ledger, load_model
+    from likely.verbs import Joint, JointBound, require
+
+    own = _data(run, None)
+    model = load_model(run)
+    require(model, (Joint, JointBound), "decide")
+    held = _first(own.valid, model.space, calibrate)
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; accepts 1 or more")
+    if inputs is None:
+        x, names = getattr(own, split).x, [f"{split} {i}" for i in range(len(getattr(own, split)))]
+    else:
+        x, names = load_inputs(inputs, own.space, split=split)
+    x, names = model.space.take(x, slice(0, limit)), names[:limit]
+    with Stage("deciding", model.space.len(x)) as stage:
+        result = judge(
+            model, x, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
+        )
+    decisions = [{"input": name} | row for name, row in zip(names, result.to_json(), strict=True)]
+    record = {"novelty": novelty, "unsure": unsure, "held_out": len(held), "decisions": decisions}
+    Ledger(run).append("decide", **record)
+    give(record, "\n".join(f"{name}: {result.verdict(i)}" for i, name in enumerate(names)), out, json)
+
+
+def families(json: Json = False) -> None:
+    """What every family can do: the table of families against verbs, computed from the registry."""
+    from likely.tasks.describe import families as table
+    from likely.terminal import families_table, give
+
+    record = table()
+    if json:
+        give(record, "", None, True)
+    else:
+        families_table(record)
+
+
+def describe(
+    family: Positional[str],
+    overrides: Positional[tuple[str, ...]] = (),
+    preset: str = "default",
+    data: str = "digits",
+    conditional: bool = False,
+    json: Json = False,
+) -> None:
+    """What a model would be, before it is trained: parameters, verbs, memory, cost.
+
+    Args:
+        family: The family.
+        overrides: key=value for fields of the model or the data.
+        preset: A named config of the family.
+        data: The data that it would learn.
+        conditional: As for `train`.
+    """
+    from likely.config import recipe as recipes
+    from likely.data import load
+    from likely.registry import config_class
+    from likely.tasks.describe import describe as tell
+    from likely.tasks.learn import model_of
+    from likely.terminal import description, give
+
+    record: dict[str, Any] = {"family": family, "preset": preset, "conditional": conditional}
+    record = recipes.override(record, overrides, set(config_class(family).model_fields) - {"family"})
+    recipe = recipes.parse(record | {"data": record.get("data", {}) | {"source": data}})
+    answer = tell(model_of(recipe, load(recipe.data)))
+    if json:
+        give(answer, "", None, True)
+    else:
+        description(answer)
+
+
+def check(what: Positional[str] = "all", json: Json = False) -> int:
+    """Run the conformance suite: on one family, on `all`, or on the model of a run folder.
+
+    Args:
+        what: A family, `all`, or a run folder.
+    """
+    from likely import registry
+    from likely.conformance import check as examine
+    from likely.terminal import give, report, say
+    from likely.train import load_model
+
+    if what not in registry.FAMILIES and what != "all" and Path(what).is_dir():
+        models = {what: lambda: load_model(Path(what))}
+    else:
+        names = list(registry.FAMILIES) if what == "all" else [what]
+        models = {
+            f"{family}/{name}": lambda tiny=tiny: registry.build(tiny.config, tiny.space, tiny.condition)
+            for family in names
+            for name, tiny in registry.tiny(registry.entry(family) and family).items()
+        }
+    results = {}
+    for name, make in models.items():
+        say(f"checking {name}")
+        results[name] = examine(make())
+    passed = all(result.passed for result in results.values())
+    if json:
+        give({"passed": passed, "models": {n: r.to_json() for n, r in results.items()}}, "", None, True)
+    else:
+        report(results)
+    return 0 if passed else 1
+
+
+def data(
+    action: Positional[Literal["list", "get", "show"]] = "list",
+    name: Positional[str | None] = None,
+    out: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Data sets: `list` what is known and here, `get NAME` from its public home, `show NAME` as a picture and a record.
+
+    Args:
+        action: What to do.
+        name: A data set's name or a path.
+        out: For show: where the picture goes; NAME.png by default, where the data can be drawn.
+    """
+    from likely.data import get, list_sets, load
+    from likely.tasks.pictures import save_values, suffixes
+    from likely.terminal import datasets, give, say
+
+    if action == "list":
+        sets = list_sets()
+        if json:
+            give(sets, "", None, True)
+        else:
+            datasets(sets)
+        return
+    if name is None:
+        raise ValueError(f"name is missing; `likely data {action} NAME`")
+    if action == "get":
+        say(f"bringing {name}")
+        path = get(name)
+        give({"name": name, "path": str(path)}, f"{name} is in {path}", None, json)
+        return
+    loaded = load(name)
+    path = out or Path(f"{loaded.name}.png")
+    drawn = path.suffix.lower() in suffixes(loaded.space)
+    if drawn:
+        save_values(loaded.space.take(loaded.train.x, slice(0, 64)), loaded.space, path)
+    record = loaded.record | {"picture": str(path) if drawn else None}
+    give(record, f"{loaded!r}{f'; the first rows: {path}' if drawn else ''}", None, json)
+
+
+COMMANDS = {
+    "tour": tour,
+    "train": train,
+    "resume": resume,
+    "evaluate": evaluate,
+    "sample": sample,
+    "decide": decide,
+    "families": families,
+    "describe": describe,
+    "check": check,
+    "data": data,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the arguments, run the command, turn mistakes into one sentence."""
+    try:
+        status = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="likely",
+            description="Train a deep generative model on your own data, then ask: how likely is this? which class, "
+            "how sure, have I seen its kind before? make more.",
+            args=arguments,
+            config=(FlagCreatePairsOff,),
+        )
+    except (ValueError, TypeError, OSError) as error:
+        sys.stderr.write(f"likely: {_sentence(error)}\n")
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status or 0)
+
+
+def _sentence(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    from likely.config.recipe import sentence
+
+    return sentence(error) if isinstance(error, ValidationError) else str(error)
+
+
+def _new(out: Path | None, stem: str) -> Path:
+    """A run folder that does not exist yet, or is empty: nothing is written over."""
+    if out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"out is {out}, which exists; accepts a new or empty folder (`likely resume` goes on)")
+        return out
+    number = 1
+    while Path(f"runs/{stem}-{number}").exists():
+        number += 1
+    return Path(f"runs/{stem}-{number}")
+
+
+def _told(result: Any, name: str, json: bool) -> int:
+    """Say what training came to; the exit status."""
+    from likely.terminal import give
+
+    scores = [line for line in result.history if line["kind"] == "valid"]
+    ended = {"steps": "all steps made", "converged": "converged", "patience": "no better any more"}
+    record = {
+        "run": str(result.run),
+        "data": name,
+        "step": result.step,
+        "reason": result.reason,
+        "seconds": round(result.seconds, 2),
+        "valid": scores[-1] if scores else None,
+    }
+    lines = [f"{ended.get(result.reason, 'stopped')} after {result.step} steps, {result.seconds:.0f} s: {result.run}"]
+    if scores and scores[-1].get("bits_per_dim") is not None:
+        lines.append(f"validation {scores[-1]['bits_per_dim']:.3f} bits/dim at step {scores[-1]['step']}")
+    if result.signal is not None:
+        lines.append(f"go on: likely resume {result.run}")
+    give(record, "\n".join(lines), None, json)
+    return 0 if result.signal is None else 128 + result.signal
+
+
+def _data(run: Path, other: str | None) -> Any:
+    from likely.config.data import DataConfig
+    from likely.data import load
+    from likely.tasks.learn import recipe_of
+
+    recipe = recipe_of(run)
+    return load(DataConfig(source=other) if other else recipe.data)
+
+
+def _fits(model: Any, data: Any) -> None:
+    if data.space != model.space:
+        raise ValueError(f"data {data.name} lives in {data.space}; the model in {model.space}")
+
+
+def _first(split: Any, space: Any, limit: int | None) -> Any:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; accepts 1 or more")
+    part = slice(0, limit)
+    return type(split)(space.take(split.x, part), None if split.y is None else split.y[part])
+
+
+def _labels(model: Any, names: tuple[str, ...], y: str | None, n: int) -> Any:
+    """The condition of n draws from what was asked: a class by name or number, or every class in turn."""
+    import torch
+
+    from likely.verbs import Joint, JointBound, has
+
+    if model.condition is None:
+        if y is not None:
+            raise ValueError(f"y is {y!r}, but this model has no classes")
+        return None
+    if y is None:
+        free = has(model, Joint) or has(model, JointBound)
+        return None if free else torch.arange(n) % model.condition.levels
+    if y in names:
+        return torch.full((n,), names.index(y))
+    if not y.isdecimal() or int(y) >= model.condition.levels:
+        raise ValueError(f"y is {y!r}; accepts {', '.join(names) or f'0 .. {model.condition.levels - 1}'}")
+    return torch.full((n,), int(y))

@@ -1,0 +1,63 @@
+"""From a recipe to a trained model, and back from a run folder to its recipe."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from likely.config.recipe import Recipe, parse
+from likely.data import Data, load
+from likely.registry import build, configure
+from likely.train import FitResult, Ledger, fit
+
+
+def model_of(recipe: Recipe, data: Data) -> nn.Module:
+    """The untrained model of a recipe; raises `ValueError` where labels are needed and the data have none."""
+    conditional = recipe.conditional or recipe.family == "joint"
+    if conditional and data.condition is None:
+        raise ValueError(f"data {data.name} has no labels; p(x given y) and p(x, y) are learned from labels")
+    config = configure(recipe.family, recipe.preset, **recipe.model)
+    return build(config, data.space, data.condition if conditional else None, seed=recipe.train.seed)
+
+
+def learn(recipe: Recipe, run: Path, *, progress: Any = None) -> tuple[FitResult, Data]:
+    """Train what a recipe asks for, with everything recorded in the folder `run`; progress as for `fit`."""
+    data = load(recipe.data)
+    asked = {"recipe": recipe.model_dump(mode="json"), "classes": data.classes}
+    fields = recipe.train.model_dump(exclude_unset=True)
+    return fit(model_of(recipe, data), data, run=run, asked=asked, progress=progress, **fields), data
+
+
+def learn_on(run: Path, *, steps: int | None = None, progress: Any = None) -> tuple[FitResult, Data]:
+    """Go on with a run from its last good checkpoint, to a new total of steps if one is given."""
+    recipe = recipe_of(run)
+    data = load(recipe.data)
+    return fit(model_of(recipe, data), data, run=run, resume=True, steps=steps, progress=progress), data
+
+
+def recipe_of(run: Path) -> Recipe:
+    """What a run was asked for. Raises `ValueError`, proposing the nearest folder, where there is no such run."""
+    if not run.is_dir():
+        beside = [str(path) for path in run.parent.glob("*") if path.is_dir()] if run.parent.is_dir() else []
+        near = difflib.get_close_matches(str(run), beside, 1, 0.6)
+        hint = f"; did you mean {near[0]}?" if near else "; accepts a folder made by `likely train` or `likely tour`"
+        raise ValueError(f"run is {run}, where no folder is{hint}")
+    asked = _asked(run)
+    if "recipe" not in asked:
+        raise ValueError(f"run {run} was made from Python without a recipe; give its data and model there")
+    return parse(asked["recipe"])
+
+
+def classes_of(run: Path) -> tuple[str, ...]:
+    """The names of the classes that a run learned, or none."""
+    return tuple(_asked(run).get("classes") or ())
+
+
+def _asked(run: Path) -> dict[str, Any]:
+    start = Ledger(run).last("start")
+    if start is None:
+        raise ValueError(f"{run / 'ledger.jsonl'} does not begin with a start")
+    return start["asked"]

@@ -1,0 +1,157 @@
+"""Pictures of data and of figures, for people who would rather look than read."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from likely.space import Integers, Reals, Space, Table
+
+INK, PAPER, BLUE, ORANGE, GREY = "#1d2733", "#ffffff", "#2b6cb0", "#dd6b20", "#8a94a0"
+
+
+def is_picture(space: Space) -> bool:
+    """Whether values of a space can be shown as pictures: grids of integers, with 1, 3 or no channels."""
+    return isinstance(space, Integers) and (
+        len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[0] in (1, 3))
+    )
+
+
+def picture(x: Tensor, space: Integers, scale: int = 1) -> Image.Image:
+    """One value, (C, H, W) or (H, W), as a picture, each pixel `scale` screen pixels wide."""
+    pixels = (x.double() * (255 / (space.levels - 1))).round().to(torch.uint8)
+    pixels = pixels.permute(1, 2, 0).squeeze(2) if pixels.ndim == 3 else pixels
+    image = Image.fromarray(pixels.cpu().numpy())
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def grid(x: Tensor, space: Integers, columns: int | None = None, scale: int | None = None) -> Image.Image:
+    """Many values in order, left to right and top to bottom; about 8 columns and 600 pixels unless told."""
+    columns = columns or max(1, min(8, len(x)) if len(x) <= 64 else math.ceil(math.sqrt(len(x))))
+    height, width = space.shape[-2:]
+    scale = scale or max(1, 600 // (columns * width))
+    gap = max(2, scale // 2)
+    rows = math.ceil(len(x) / columns)
+    size = (columns * (width * scale + gap) + gap, rows * (height * scale + gap) + gap)
+    sheet = Image.new("L" if len(space.shape) == 2 or space.shape[0] == 1 else "RGB", size, 255 if scale > 1 else 0)
+    for i, value in enumerate(x):
+        at = (gap + i % columns * (width * scale + gap), gap + i // columns * (height * scale + gap))
+        sheet.paste(picture(value, space, scale), at)
+    return sheet
+
+
+def png_uri(image: Image.Image) -> str:
+    """A picture as a data URI, for pages that stand alone."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def save_values(x: Any, space: Space, path: Path) -> None:
+    """Write values as a picture (.png), an array (.npz, member x) or rows (.csv), by the suffix of `path`.
+
+    Raises `ValueError` where the suffix does not suit the space.
+    """
+    suffix = path.suffix.lower()
+    buffer = io.BytesIO()
+    if suffix == ".png" and is_picture(space):
+        grid(x, space).save(buffer, "PNG")
+    elif suffix == ".png" and isinstance(space, Reals) and space.shape == (2,):
+        figure = scatter(x)
+        figure.savefig(buffer, format="png", dpi=120)
+    elif suffix == ".npz" and not isinstance(space, Table):
+        kind = np.uint8 if isinstance(space, Integers) and space.levels <= 256 else None
+        np.savez_compressed(buffer, x=x.numpy() if kind is None else x.numpy().astype(kind))
+    elif suffix == ".csv":
+        text = io.StringIO()
+        csv.writer(text).writerows(_rows(x, space))
+        buffer.write(text.getvalue().encode())
+    else:
+        raise ValueError(f"out is {path}; accepts {', '.join(suffixes(space))} for values of {space}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+
+
+def suffixes(space: Space) -> tuple[str, ...]:
+    """The file endings that `save_values` takes for a space, the best one first."""
+    drawn = (".png",) if is_picture(space) or (isinstance(space, Reals) and space.shape == (2,)) else ()
+    return (*drawn, ".csv") if isinstance(space, Table) else (*drawn, ".npz", ".csv")
+
+
+def _rows(x: Any, space: Space) -> list[list[Any]]:
+    if not isinstance(space, Table):
+        return x.reshape(len(x), -1).tolist()
+    table: list[list[Any]] = [[column.name for column in space.columns]]
+    for cells, seen in zip(x.cells.tolist(), x.seen.tolist(), strict=True):
+        row: list[Any] = []
+        for column, cell, there in zip(space.columns, cells, seen, strict=True):
+            row.append("" if not there else cell if column.categories is None else column.categories[int(cell)])
+        table.append(row)
+    return table
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of our own, drawn off screen and without pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=9)
+    return figure, axes
+
+
+def scatter(x: Tensor) -> Any:
+    """Points of the plane."""
+    figure, axes = _axes(5, 5)
+    axes.scatter(x[:, 0], x[:, 1], s=6, color=BLUE, alpha=0.6, linewidths=0)
+    axes.set_aspect("equal")
+    return figure
+
+
+def histograms(values: dict[str, list[float]], xlabel: str, width: float = 5.2, height: float = 2.8) -> Any:
+    """The distributions of several sets of numbers over one axis."""
+    figure, axes = _axes(width, height)
+    every = np.concatenate([np.asarray(v) for v in values.values()])
+    bins = np.linspace(every.min(), every.max(), 41)
+    for (name, numbers), colour in zip(values.items(), (BLUE, ORANGE, GREY), strict=False):
+        axes.hist(numbers, bins, color=colour, alpha=0.65, label=name)
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel("images", color=INK)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def curves(lines: dict[str, tuple[list[float], list[float]]], xlabel: str, ylabel: str) -> Any:
+    """Several curves over one axis; a dot marks where each passes x = 0.5."""
+    figure, axes = _axes(5.2, 3.2)
+    for (name, (xs, ys)), colour in zip(lines.items(), (BLUE, ORANGE, GREY), strict=False):
+        axes.plot(xs, ys, color=colour, label=name, linewidth=2)
+        axes.plot([0.5], [float(np.interp(0.5, xs, ys))], "o", color=colour)
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    return figure
+
+
+def svg(figure: Any) -> str:
+    """A figure as inline SVG without its XML prologue; the same figure gives the same text."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "likely", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

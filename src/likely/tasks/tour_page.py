@@ -1,0 +1,114 @@
+"""The tour as one page that stands alone: pictures and numbers, all of them from the run's ledger."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from likely.space import Integers
+from likely.tasks.pictures import curves, histograms, picture, png_uri, svg
+
+_STYLE = """
+:root { --ink:#1d2733; --soft:#5b6672; --paper:#fbfaf7; --card:#ffffff; --line:#e3e0d8; --good:#2b6cb0; --bad:#c2410c }
+@media (prefers-color-scheme: dark) { :root { --ink:#e8eaed; --soft:#a3adb8; --paper:#14181d; --card:#1d232a;
+  --line:#313a44; --good:#7db3ee; --bad:#f0955c } }
+* { box-sizing:border-box } body { margin:0; background:var(--paper); color:var(--ink);
+  font:17px/1.6 Charter,Georgia,serif }
+main { max-width:860px; margin:0 auto; padding:48px 20px 96px }
+h1 { font-size:2.3rem; line-height:1.15; margin:0 0 .3em }
+h2 { font-size:1.35rem; margin:2.6em 0 .4em } p { margin:.6em 0 } .lead { font-size:1.15rem; color:var(--soft) }
+figure { margin:1.2em 0; background:#fff; border:1px solid var(--line); border-radius:10px; padding:12px }
+figure svg { width:100%; height:auto; display:block } figcaption, .note { color:var(--soft); font-size:.88rem }
+.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:12px; margin:1.2em 0 }
+.tile { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:14px 16px }
+.tile b { display:block; font-size:1.7rem; line-height:1.2; font-variant-numeric:tabular-nums }
+.tile span { color:var(--soft); font-size:.85rem }
+.digits { display:grid; grid-template-columns:repeat(8,1fr); gap:8px; max-width:560px }
+.digits div { text-align:center; font-size:.8rem; color:var(--soft) }
+img { width:100%; image-rendering:pixelated; border-radius:6px; border:1px solid var(--line); display:block }
+.gallery { display:grid; grid-template-columns:repeat(auto-fill,minmax(190px,1fr)); gap:12px }
+.gallery .tile img { width:96px; margin-bottom:8px } .good { color:var(--good) } .bad { color:var(--bad) }
+table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
+td,th { text-align:left; padding:6px 10px; border-bottom:1px solid var(--line) } td:not(:first-child),th:not(:first-child) { text-align:right }
+code { font:.9em ui-monospace,Menlo,monospace; overflow-wrap:anywhere }
+"""
+
+
+def tour_page(record: dict[str, Any], space: Integers) -> str:
+    """HTML of a tour from its ledger record; no script, no request to anywhere."""
+    r = record
+    half, percent = r["test_rows"], "{:.0%}".format
+    codecs = "".join(f"<tr><td>{escape(n)}, one file</td><td>{b:.2f}</td></tr>" for n, b in r["codecs"].items())
+    bits = f"{escape(r['kind'])} {r['bits_per_dim']:.3f} ± {r['bits_per_dim_stderr']:.3f}"
+    seen = histograms({"upright": r["bits_upright"], "turned by 90°": r["bits_turned"]}, "bits per dimension of p(x)")
+    names = {"px": "keep by p(x)", "py": "keep by max p(y | x)", "softmax": "keep by softmax"}
+    kept = curves({names[n]: (r["shares"], c) for n, c in r["curves"].items()}, "share of the pool kept", "right")
+    sure = r["sure"]
+    samples = "".join(
+        f'<div><img alt="sample for {label}" src="{_uri(pixels, space)}">{label}</div>'
+        for pixels, label in zip(r["samples"]["pixels"], r["samples"]["labels"], strict=True)
+    )
+    gallery = "".join(
+        f'<div class="tile"><img alt="digit {shown["truth"]}{" turned" if shown["turned"] else ""}" '
+        f'src="{_uri(shown["pixels"], space)}"><span>a {shown["truth"]}{", turned" if shown["turned"] else ""}</span>'
+        f'<div class="{"bad" if shown["verdict"] == "novel" else "good"}">{escape(shown["sentence"])}</div></div>'
+        for shown in r["gallery"]
+    )
+    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>likely: the tour</title>
+<style>{_STYLE}</style></head><body><main>
+<h1>A model you can ask things</h1>
+<p class="lead">A classifier knows p(y | x) and stays certain on nonsense. A joint model, p(x, y) = p(y | x) p(x), also
+knows p(x): it can tell when it has seen nothing of the kind. Here both learned 1,000 handwritten digits, in
+{r["train_seconds"]:.0f} seconds.</p>
+<div class="tiles"><div class="tile"><b>{bits}</b><span>bits per dimension of the test digits</span></div>
+<div class="tile"><b>{r["accuracy"]:.1%}</b>
+<span>accuracy of the joint (softmax: {r["softmax_accuracy"]:.1%})</span></div>
+<div class="tile"><b>{r["auroc_rot90_px"]:.2f}</b><span>AUROC of p(x), upright against turned</span></div>
+<div class="tile"><b>{r["auroc_rot90_py"]:.2f}</b><span>AUROC of p(y | x) for the same</span></div></div>
+
+<h2>1. What it imagines</h2>
+<p>The first 64 samples of a seed that follows from the weights, in order, each under the class asked for.
+Nobody could have picked them.</p>
+<div class="digits">{samples}</div>
+<p class="note">seed {r["samples"]["seed"]}, SHA-256 of the values <code>{r["samples"]["sha256"]}</code></p>
+
+<h2>2. How likely the test digits are</h2>
+<p>Bits per dimension are what an ideal code made from the model would spend. The reading is marked
+<b>{escape(r["kind"])}</b>: {"exact, not a bound" if r["kind"] == "=" else "a bound"}.</p>
+<table><tr><th>what</th><th>bits per dimension</th></tr><tr><td><b>this model</b></td><td><b>{bits}</b></td></tr>
+{codecs}</table><p class="note">Mean and standard error over {half} test digits.</p>
+
+<h2>3. The same digits, turned</h2>
+<p>Turned by 90 degrees a digit means nothing any more. The joint's own p(y | x) is still
+{percent(sure["joint_turned"])} sure on average (upright: {percent(sure["joint_upright"])}), the softmax classifier {percent(sure["softmax_turned"])}
+(upright: {percent(sure["softmax_upright"])}). But p(x) falls:</p>
+<figure>{svg(seen)}</figure>
+<p>Pool the {half} upright digits with the {half} turned ones and keep the half that you trust more. A turned digit
+never counts as right.</p>
+<div class="tiles"><div class="tile"><b class="good">{r["kept_half_px"]:.1%}</b><span>right, kept by p(x)</span></div>
+<div class="tile"><b class="bad">{r["kept_half_py"]:.1%}</b><span>right, kept by max p(y | x)</span></div>
+<div class="tile"><b class="bad">{r["kept_half_softmax"]:.1%}</b><span>right, kept by the softmax</span></div></div>
+<figure>{svg(kept)}</figure>
+
+<h2>4. Single verdicts</h2>
+<p>A class is given only where p(x) says that the picture could have come from where the training data came from: a
+p-value against the 350 held-out digits, which calls at most one in twenty like them novel.</p>
+<div class="gallery">{gallery}</div>
+
+<p class="note">Every number on this page is read from the ledger of the run, <code>{escape(r["run"])}</code>;
+{r["parameters"]:,} parameters; {r["seconds"]:.0f} seconds in all.</p>
+</main></body></html>
+"""
+
+
+def _uri(pixels: Any, space: Integers) -> str:
+    return png_uri(picture(torch.tensor(pixels), space, 8))
+
+
+def write_page(record: dict[str, Any], space: Integers, path: Path) -> None:
+    """Write the page to a file."""
+    path.write_text(tour_page(record, space), encoding="utf-8")

@@ -1,0 +1,158 @@
+"""What the command line shows: progress on standard error, answers on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Stage:
+    """A bar for long work, on standard error: `advance(done)` moves it. Silent where nobody is looking."""
+
+    def __init__(self, name: str, total: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._task = self._bar.add_task(name, total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, done: int) -> None:
+        """Show that `done` rows are done."""
+        self._bar.update(self._task, completed=done)
+
+
+def say(line: str) -> None:
+    """A line of progress."""
+    err.print(f"[dim]·[/] {line}", soft_wrap=True)
+
+
+def give(record: Any, text: str, path: Path | None, as_json: bool) -> None:
+    """An answer: to a JSON file where one was asked for, and as JSON or text on standard output."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if as_json:
+        sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+    else:
+        out.print(text, markup=False, soft_wrap=True)
+
+
+def families_table(record: dict[str, dict[str, str]]) -> None:
+    """The table of families against verbs."""
+    sign = {"yes": "[green]✓[/]", "some": "(✓)", "no": ""}
+    table = Table(title="Families and what they can do", title_justify="left")
+    table.add_column("verb")
+    for family in record:
+        table.add_column(family, justify="center")
+    for verb in next(iter(record.values())):
+        if any(row[verb] != "no" for row in record.values()):
+            table.add_row(verb, *(sign[row[verb]] for row in record.values()))
+    out.print(table)
+    out.print("[dim](✓): depends on the choices. `likely describe FAMILY` says what one would be.[/]")
+
+
+def tour_story(r: dict[str, Any], page: Path) -> None:
+    """The tour in the terminal."""
+    sure, half = r["sure"], r["test_rows"]
+    shades = " .:-=+*#%@"
+    out.print("\n[bold]1. What it imagines[/] (the first samples of a seed that follows from the weights)")
+    top = max(max(row) for picture in r["samples"]["pixels"] for row in picture[0])
+    shown = [r["samples"]["pixels"][8 * label][0] for label in range(8)]
+    for line in zip(*shown, strict=True):
+        out.print("   " + "   ".join("".join(shades[p * 9 // top] for p in row) for row in line), markup=False)
+    out.print("   " + "          ".join(str(r["samples"]["labels"][8 * label]) for label in range(8)), markup=False)
+
+    out.print("\n[bold]2. How likely the test digits are[/]")
+    table = Table(box=None, padding=(0, 3), show_header=False)
+    bits = f"{r['kind']} {r['bits_per_dim']:.3f} ± {r['bits_per_dim_stderr']:.3f}"
+    table.add_row("this model", f"[bold]{bits}[/] bits per dimension")
+    for name, value in r["codecs"].items():
+        table.add_row(f"{name}, one file for all", f"  {value:.2f}")
+    out.print(table)
+
+    out.print(f"\n[bold]3. The same {half} digits, turned by 90 degrees[/]")
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column in ("trusted by", "sure, upright", "sure, turned", "AUROC", "right in the kept half"):
+        table.add_column(column, justify="left" if column == "trusted by" else "right")
+    rows = (
+        ("p(x) of the joint", None, "px"),
+        ("p(y | x) of the joint", "joint", "py"),
+        ("softmax", "softmax", "softmax"),
+    )
+    for name, who, key in rows:
+        upright, turned = (
+            ("", "") if who is None else (f"{sure[f'{who}_{side}']:.1%}" for side in ("upright", "turned"))
+        )
+        style = "green" if key == "px" else "red"
+        kept = f"[{style}]{r[f'kept_half_{key}']:.1%}[/]"
+        table.add_row(name, upright, turned, f"{r[f'auroc_rot90_{key}']:.3f}", kept)
+    out.print(table)
+    out.print(f"   accuracy on upright digits: joint {r['accuracy']:.1%}, softmax {r['softmax_accuracy']:.1%}")
+
+    out.print("\n[bold]4. Single verdicts[/]")
+    for shown_one in r["gallery"]:
+        what = f"a {shown_one['truth']}{', turned' if shown_one['turned'] else ''}"
+        style = "red" if shown_one["verdict"] == "novel" else "green"
+        out.print(f"   {what:<12} [{style}]{shown_one['sentence']}[/]", soft_wrap=True)
+    out.print(f"\nThe page with pictures: [bold]{page}[/]   ({r['seconds']:.0f} s in all)", soft_wrap=True)
+    out.print(
+        f"Go on: likely sample {r['run']} | likely evaluate {r['run']} | likely decide {r['run']}", soft_wrap=True
+    )
+
+
+def description(r: dict[str, Any]) -> None:
+    """What a model would be."""
+    table = Table(box=None, padding=(0, 3), show_header=False)
+    table.add_row("family", r["family"])
+    table.add_row("space", r["space"] + (f", given {r['condition']}" if r["condition"] else ""))
+    table.add_row("verbs", ", ".join(r["verbs"]))
+    table.add_row("learns", r["learns"])
+    parts = ", ".join(f"{name} {count:,}" for name, count in r["parameters_by_part"].items())
+    table.add_row("parameters", f"{r['parameters']:,}" + (f" ({parts})" if parts else ""))
+    table.add_row("weights", _bytes(r["weights_bytes"]))
+    if "train_step" in r:
+        step = r["train_step"]
+        table.add_row(
+            "a training step",
+            f"{step['multiply_adds_per_row']:,} multiply-adds a row, "
+            f"{_bytes(step['memory_bytes'])} at batch {step['batch']}",
+        )
+    if "score" in r:
+        table.add_row("a score", f"{r['score']['multiply_adds_per_row']:,} multiply-adds a row")
+    out.print(table)
+
+
+def report(results: dict[str, Any]) -> None:
+    """Conformance reports, failures in full."""
+    for name, result in results.items():
+        out.print(f"{'[green]passed[/]' if result.passed else '[red]failed[/]'}  {name}")
+        if not result.passed or len(results) == 1:
+            out.print(str(result), markup=False)
+
+
+def datasets(sets: list[dict[str, Any]]) -> None:
+    """The known data sets."""
+    table = Table(box=None, padding=(0, 3), header_style="dim")
+    for column in ("name", "where", "what"):
+        table.add_column(column, overflow="fold")
+    for entry in sets:
+        table.add_row(entry["name"], entry["here"] or f"[dim]{entry['get'] or 'not here'}[/]", entry["text"])
+    out.print(table)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MB" if count >= 2**20 else f"{count / 2**10:,.1f} kB"
