@@ -1,0 +1,374 @@
+"""D: a density is a density. Sums over all states, integrals over R^d, conditionals, marginals, units."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likely.conformance.enumerate import index_of, real_dims
+from likely.conformance.report import Failed, Skip, promise
+from likely.conformance.statistics import draws_needed, g_test, t_limit, t_scores
+from likely.conformance.subject import Subject
+from likely.logprob import log_prob, scoring
+from likely.noise import Noise
+from likely.observation import Observation
+from likely.space import Integers, Reals
+from likely.verbs import Exact, Marginal, Ordered, Samples, has
+
+LN2 = math.log(2)
+
+
+@promise
+def discrete_mass(subject: Subject) -> str:
+    """D1 The probabilities of all states sum to one.
+
+    |sum - 1| <= 1e-9 in float64, for every condition, as given, perturbed, trained, and trained and loaded into a
+    model built anew; <= 1e-5 in float32.
+    """
+    subject.need(Exact)
+    every = subject.enumerable()
+
+    def gap(state: str, place: int, y: Any) -> float:
+        return abs(float(subject.log_table(state, place).exp().sum()) - 1)
+
+    worst, where = subject.each(gap)
+    if subject.registered is not None:
+        state = list(subject.variants())[-1]
+        again = subject.rebuilt().double().eval()
+        again.load_state_dict(subject.wide(state).state_dict())
+        for place, y in enumerate(subject.conditions()):
+            change = float((subject.log_p(again, every, y) - subject.log_table(state, place)).abs().max())
+            if not change == 0:
+                raise Failed(f"the {state} model, loaded into a new one, has log p off by {change:.1e}")
+    if not worst <= 1e-9:
+        raise Failed(f"|sum - 1| = {worst:.2e} ({where}); accepts 1e-9")
+    narrow = max(abs(float(subject.log_p(subject.copied(), every, y).exp().sum()) - 1) for y in subject.conditions())
+    if not narrow <= 1e-5:
+        raise Failed(f"|sum - 1| = {narrow:.2e} in float32; accepts 1e-5")
+    return f"|sum - 1| <= {worst:.1e}, float32 {narrow:.1e}, over {subject.space.len(every)} states"
+
+
+@promise
+def continuous_mass(subject: Subject) -> str:
+    """D2 The density integrates to one.
+
+    Up to 3 real dimensions: adaptive quadrature (with a sum over a table's categories), |integral - 1| <= 1e-6 plus
+    the error that the quadrature itself reports (at most 1e-3). Up to 8: E_r[p(x) / r(x)] = 1 for x from a wide
+    Student t around the model's draws, and E_p[1{x in ball} / p(x)] = volume of the ball for 3 centres and radii;
+    100,000 draws each, t-tests at 1e-6, which see a missing or surplus mass of a few per cent.
+    """
+    subject.need(Exact)
+    d = real_dims(subject.space)
+    if d > 3 and isinstance(subject.space, Reals):
+        return _wide_mass(subject, d)
+    subject.integrable()
+    rough = 0.0
+
+    def gap(state: str, place: int, y: Any) -> float:
+        nonlocal rough
+        parts = subject.nodes(state, place)
+        error = sum(nodes.error for nodes in parts)
+        rough = max(rough, error)
+        mass = sum(float(nodes.mass.sum()) for nodes in parts)
+        return abs(mass - 1) - (error if error <= 1e-3 else 0.0)
+
+    worst, where = subject.each(gap)
+    if not worst <= 1e-6:
+        raise Failed(f"|integral - 1| = {worst:.2e} beyond the quadrature's error {rough:.1e} ({where}); accepts 1e-6")
+    return f"|integral - 1| <= {max(worst, 0) + rough:.1e}, of which the quadrature's own error is {rough:.1e}"
+
+
+def _wide_mass(subject: Subject, d: int) -> str:
+    if d > 8:
+        raise Skip(f"{d} real dimensions: importance sampling and balls go up to 8")
+    subject.need(Samples)
+    n, degrees, scores = 100_000, 5.0, []
+    unit = Noise(subject.seed + 31, n)
+    normal = unit.normal((d,), dtype=torch.float64)
+    chi = unit.normal((int(degrees),), dtype=torch.float64).square().sum(1)
+    standard = normal * (degrees / chi).sqrt()[:, None]
+    constant = math.lgamma((degrees + d) / 2) - math.lgamma(degrees / 2) - d / 2 * math.log(degrees * math.pi)
+    log_r = constant - (degrees + d) / 2 * torch.log1p(standard.square().sum(1) / degrees)
+    variants = subject.variants()
+    for state in variants:
+        for place, y in enumerate(subject.conditions()):
+            centre, scale = subject.frame(state, place)
+            x = (centre + 1.5 * standard @ scale.T).reshape(n, *subject.space.shape)
+            log_volume = scale.diagonal().log().sum() + d * math.log(1.5)
+            weight = (subject.log_p(variants[state], x, y) - log_r + log_volume).exp()
+            scores.append(float(t_scores(weight, 1.0)))
+            drawn = subject.draws(state, place, n)
+            flat = torch.linalg.solve_triangular(scale, (subject.reals_of(drawn) - centre).T, upper=False).T
+            log_p = subject.log_p(variants[state], drawn, y)
+            for middle, radius in ((flat[0] * 0, 1.2), (flat[1] / 2, 1.0), (flat[2] / 2, 1.5)):
+                inside = (flat - middle).norm(dim=1) < radius
+                volume = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1) + d * math.log(radius)
+                share = torch.where(inside, (-log_p - volume - scale.diagonal().log().sum()).exp(), 0.0)
+                scores.append(float(t_scores(share, 1.0)))
+    worst, limit = max(scores, key=abs), t_limit(len(scores))
+    if not abs(worst) <= limit:
+        raise Failed(f"t = {worst:.1f} for the mass by importance sampling or in a ball; accepts |t| <= {limit:.1f}")
+    return f"|t| <= {abs(worst):.1f} of {limit:.1f} over {len(scores)} identities"
+
+
+def observation_of(subject: Subject, model: Any) -> Observation | None:
+    """The observation at the end of a model: its attribute, or that of its first conditional."""
+    found = getattr(model, "observation", None)
+    if isinstance(found, Observation):
+        return found
+    if has(model, Ordered):
+        with scoring(model):
+            found = model.start(1, subject.repeated(subject.conditions()[0], 1))[1].observation
+    return found if isinstance(found, Observation) else None
+
+
+def values_at_a_site(observation: Observation) -> Tensor | None:
+    """Every value of one site, (V, C); None for reals or too many."""
+    space, c = observation.space, observation.channels
+    if not isinstance(space, Integers) or space.levels**c > 5000:
+        return None
+    return torch.tensor(list(itertools.product(range(space.levels), repeat=c)), dtype=torch.int64)
+
+
+@promise
+def conditionals(subject: Subject) -> str:
+    """D3 Each conditional sums to one, whatever its parameters.
+
+    10,000 random parameters of the observation, of scale 1, 10 and 100 and with single entries of 1000:
+    |sum - 1| <= 1e-9 in float64. Channels beyond 5000 joint values are skipped.
+    """
+    observation = observation_of(subject, subject.wide("given"))
+    if observation is None:
+        raise Skip("no observation")
+    values = values_at_a_site(observation)
+    if values is None:
+        raise Skip("the observation is real or has more than 5000 values at a site")
+    noise, worst = Noise(subject.seed + 41, 10_000), 0.0
+    parameters = noise.normal((observation.parameters,), dtype=torch.float64)
+    parameters *= 10.0 ** noise.integers(3)[:, None]
+    spike = noise.integers(observation.parameters)[:, None] == torch.arange(observation.parameters)
+    parameters = torch.where(spike & (noise.uniform()[:, None] < 0.2), parameters.sign() * 1000, parameters)
+    step = max(1, 400_000 // len(values))
+    for start in range(0, len(parameters), step):
+        some = parameters[start : start + step]
+        shape = (len(some), len(values))
+        wide = some[:, None].expand(*shape, -1).flatten(0, 1)
+        x = values[None].expand(*shape, -1).flatten(0, 1)
+        total = observation.log_prob(wide, x).reshape(shape).logsumexp(1).exp()
+        worst = max(worst, float((total - 1).abs().nan_to_num(math.inf).max()))
+    if not worst <= 1e-9:
+        raise Failed(f"|sum - 1| = {worst:.2e} over the {len(values)} values of a site; accepts 1e-9")
+    return f"|sum - 1| <= {worst:.1e} over 10,000 parameters and {len(values)} values"
+
+
+@promise
+def chain(subject: Subject) -> str:
+    """D4 The steps of an ordered model multiply to its density, and see only what came before.
+
+    Over every state (512 spread ones of a larger space) the log p of the steps add up to log_prob within 1e-9 in
+    float64. With the later half of the values changed, the parameters of every earlier step, and the earlier entries
+    of `log_prob_sites` where the model shows it, keep their bits.
+    """
+    subject.need(Ordered)
+    subject.need(Exact)
+    worst, off, where = 0.0, 0.0, ""
+    x = _spread(subject, 512)
+    n = subject.space.len(x)
+    for state, model in subject.variants().items():
+        for y in subject.conditions():
+            values = site_values(model, x)
+            steps, parameters = walk(subject, model, values, y)
+            gap = (steps.sum(1) - subject.log_p(model, x, y)).abs().max()
+            if not float(gap) <= worst:
+                worst, where = float(gap), state
+            half = model.sites // 2
+            late = (torch.arange(model.sites) >= half)[:, None]
+            _, changed = walk(subject, model, torch.where(late, values.flip(0), values), y)
+            for i in range(half + 1):
+                off = max(off, float((parameters[i] - changed[i]).abs().max()))
+            if hasattr(model, "log_prob_sites"):
+                off = max(off, _leak(subject, model, x, y))
+    if not worst <= 1e-9:
+        raise Failed(f"the steps' log p add up to log_prob within {worst:.2e} only ({where}); accepts 1e-9")
+    if off != 0:
+        raise Failed(f"a step moves by {off:.1e} with values that come later; accepts exactly 0")
+    return f"|sum of steps - log_prob| <= {worst:.1e} over {n} rows; later values move nothing"
+
+
+def _spread(subject: Subject, most: int) -> Any:
+    every = subject.states()
+    if every is None:
+        return subject.some(64)[0]
+    size = subject.space.len(every)
+    return subject.space.take(every, torch.linspace(0, size - 1, min(most, size)).round().long())
+
+
+def _leak(subject: Subject, model: Any, x: Tensor, y: Any) -> float:
+    """How far log p of a site moves when the value of a later one changes, each site in turn."""
+    n, worst = x.shape[0], 0.0
+    condition = subject.repeated(y, n)
+    with scoring(model):
+        plain = model.log_prob_sites(x, condition)
+        for i in range(1, model.sites):
+            values = site_values(model, x).clone()
+            values[:, i] = values.flip(0)[:, i]
+            moved = values.transpose(1, 2)
+            moved = model.from_sites(moved) if hasattr(model, "from_sites") else moved.reshape(x.shape)
+            worst = max(worst, float((model.log_prob_sites(moved, condition) - plain)[:, :i].abs().max()))
+    return worst
+
+
+def site_values(model: Any, x: Tensor) -> Tensor:
+    """The values of every site in the order of the steps, (B, sites, C)."""
+    if hasattr(model, "to_sites"):
+        return model.to_sites(x).transpose(1, 2)
+    shape = model.space.shape
+    channels = shape[0] if len(shape) == 3 else 1
+    return x.reshape(x.shape[0], channels, -1).transpose(1, 2)
+
+
+def walk(subject: Subject, model: Any, values: Tensor, y: Any) -> tuple[Tensor, list[Tensor]]:
+    """log p of every step (B, sites) and the parameters of its conditional, given the values (B, sites, C)."""
+    n, steps, parameters = values.shape[0], [], []
+    with scoring(model):
+        state, conditional = model.start(n, subject.repeated(y, n))
+        for i in range(model.sites):
+            if conditional is None:
+                raise Failed(f"`step` ends after {i} of {model.sites} sites")
+            steps.append(conditional.log_prob(values[:, i]))
+            parameters.append(conditional.parameters.clone())
+            state, conditional = model.step(state, values[:, i])
+    if conditional is not None:
+        raise Failed(f"after the last of {model.sites} sites `step` still gives a conditional; accepts None")
+    return torch.stack(steps, 1), parameters
+
+
+@promise
+def marginals(subject: Subject) -> str:
+    """D5 Marginals and conditional draws are those of the density.
+
+    log_marginal with everything seen is log_prob and with nothing seen 0, within 1e-9. In enumerable spaces 8 random
+    masks agree with brute-force sums within 1e-9, in small real ones with quadrature over one coordinate within 1e-6;
+    `sample_given` keeps the seen cells and passes a G-test at 1e-6 against the exact conditional, with the draws that
+    see an effect of w = 0.06 at power 0.999.
+    """
+    subject.need(Marginal)
+    x, _ = subject.some(16)
+    x = subject.wider(x)
+    shape, worst, n = subject.space.shape, 0.0, subject.space.len(x)
+    for model in subject.variants().values():
+        for y in subject.conditions():
+            full = torch.ones(n, *shape, dtype=torch.bool)
+            with scoring(model):
+                everything = model.log_marginal(x, full, subject.repeated(y, n))
+                nothing = model.log_marginal(x, ~full, subject.repeated(y, n))
+            worst = max(worst, float((everything - subject.log_p(model, x, y)).abs().max()), float(nothing.abs().max()))
+    if not worst <= 1e-9:
+        raise Failed(f"log_marginal of all or nothing is off by {worst:.2e}; accepts 1e-9")
+    if subject.states() is not None:
+        return _discrete_marginals(subject)
+    if isinstance(subject.space, Reals):
+        return _real_marginals(subject, worst)
+    return f"all and nothing seen within {worst:.1e}"
+
+
+def _discrete_marginals(subject: Subject) -> str:
+    every, shape, worst = subject.enumerable(), subject.space.shape, 0.0
+    masks = Noise(subject.seed + 51, 8).uniform(shape) < 0.5
+    flat = every.cells if hasattr(every, "cells") else every.reshape(len(every), -1)
+    for state, model in subject.variants("given", "perturbed").items():
+        for place, y in enumerate(subject.conditions()):
+            log_p = subject.log_table(state, place)
+            for mask in masks:
+                rows = subject.space.take(every, torch.arange(0, len(flat), max(1, len(flat) // 16)))
+                cells = rows.cells if hasattr(rows, "cells") else rows.reshape(subject.space.len(rows), -1)
+                agree = ((cells[:, None] == flat[None]) | ~mask.flatten()).all(2)
+                truth = torch.where(agree, log_p, -math.inf).logsumexp(1)
+                n = len(cells)
+                with scoring(model):
+                    mine = model.log_marginal(rows, mask.expand(n, *shape), subject.repeated(y, n))
+                worst = max(worst, float((mine - truth).abs().max()))
+    if not worst <= 1e-9:
+        raise Failed(f"log_marginal differs from the sum over states by {worst:.2e}; accepts 1e-9")
+    state = list(subject.variants("given", "perturbed"))[-1]
+    model, y, mask = subject.wide(state), subject.conditions()[0], masks[0]
+    draws = draws_needed(len(flat))
+    row = subject.space.take(every, slice(1, 2))
+    noise = Noise(subject.seed + 52, 1, draws)
+    with scoring(model):
+        drawn = model.sample_given(draws, row, mask[None], subject.repeated(y, 1), noise=noise)
+    cells = row.cells if hasattr(row, "cells") else row.reshape(1, -1)
+    agree = ((flat == cells) | ~mask.flatten()).all(1)
+    truth = torch.where(agree, subject.log_table(state, 0), -math.inf).softmax(0)
+    p_value, freedom = g_test(torch.bincount(index_of(subject.space, drawn), minlength=len(flat)), truth)
+    if p_value < 1e-6:
+        raise Failed(f"sample_given is not the conditional: G-test p = {p_value:.1e} with {draws} draws")
+    return f"brute-force sums within {worst:.1e}; sample_given p = {p_value:.2f}, {freedom} degrees of freedom"
+
+
+def _real_marginals(subject: Subject, worst: float) -> str:
+    """One coordinate integrated out on a fine grid, the others seen."""
+    d = subject.space.dims
+    if d < 2 or not has(subject.model, Samples):
+        return f"all and nothing seen within {worst:.1e}"
+    gap = 0.0
+    for state, model in subject.variants().items():
+        for place, y in enumerate(subject.conditions()):
+            rows = subject.reals_of(subject.draws(state, place, 4096))
+            centre, spread, m = rows.mean(0), rows.std(0), 6001
+            grid = torch.linspace(-25, 25, m, dtype=torch.float64)
+            for hidden in range(min(d, 3)):
+                x = rows[:4].repeat_interleave(m, 0)
+                x[:, hidden] = (centre[hidden] + spread[hidden] * grid).repeat(4)
+                value = subject.log_p(model, x.reshape(-1, *subject.space.shape), y).reshape(4, m).logsumexp(1)
+                truth = value + float((spread[hidden] * 50 / (m - 1)).log())
+                seen = (torch.arange(d) != hidden).reshape(subject.space.shape).expand(4, *subject.space.shape)
+                with scoring(model):
+                    mine = model.log_marginal(rows[:4].reshape(4, *subject.space.shape), seen, subject.repeated(y, 4))
+                gap = max(gap, float((mine - truth).abs().max()))
+    if not gap <= 1e-6:
+        raise Failed(f"log_marginal differs from the integral over one coordinate by {gap:.2e}; accepts 1e-6")
+    # E[f(x_hidden)] given the seen ones, by draws against the grid of the last density above
+    model, y = subject.wide(state), subject.conditions()[place]
+    draws = 20_000
+    noise = Noise(subject.seed + 53, 1, draws)
+    with scoring(model):
+        drawn = model.sample_given(draws, rows[:1].reshape(1, *subject.space.shape), seen[:1], y, noise=noise)
+    flat = drawn.reshape(draws, -1)
+    kept = torch.arange(d) != hidden
+    if not bool((flat[:, kept] == rows[:1, kept]).all()):
+        raise Failed("sample_given changes cells that were seen; accepts exactly their values")
+    log_p = subject.log_p(model, x[:m].reshape(-1, *subject.space.shape), y)
+    moments = torch.stack([grid, grid.square()], 1)
+    truth = log_p.softmax(0) @ moments
+    mine = (flat[:, hidden] - centre[hidden]) / spread[hidden]
+    score = float(t_scores(torch.stack([mine, mine.square()], 1), truth).abs().max())
+    if not score <= t_limit(2):
+        raise Failed(f"sample_given is not the conditional: |t| = {score:.1f} for its first moments")
+    return f"integrals within {gap:.1e}; sample_given moments |t| = {score:.1f}"
+
+
+@promise
+def units(subject: Subject) -> str:
+    """D6 Bits per dimension are nats over dims ln 2, and the door gives the model's own numbers.
+
+    The door's nats equal log_prob of the same rows within 1e-6 relative (the model's own dtype), its bits per
+    dimension equal -nats / (dims ln 2) within 1e-12. That scaling or dequantising inside the model is paid for by the
+    log-Jacobian is what D1, D2 and L4 show: their sums are over the raw space.
+    """
+    subject.need(Exact)
+    model = subject.copied()
+    x, y = subject.some(10)
+    reading = log_prob(model, x, y)
+    with scoring(model):
+        mine = model.log_prob(x, y).double()
+    gap = float(((reading.nats - mine).abs() / (1 + mine.abs())).max())
+    bits = -mine / math.prod(subject.space.shape) / LN2
+    off = float(((reading.bits_per_dim - bits).abs() / (1 + bits.abs())).max())
+    if not (gap <= 1e-6 and off <= 1e-6):
+        raise Failed(f"the door is off by {gap:.1e} in nats and {off:.1e} in bits per dimension; accepts 1e-6")
+    return f"door and model agree within {gap:.1e}"

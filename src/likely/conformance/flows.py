@@ -1,0 +1,137 @@
+"""F: bijections are bijections, and their log-determinants are those of their Jacobians."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from likely.conformance.report import Failed, Skip, promise
+from likely.conformance.subject import Subject
+from likely.logprob import scoring
+from likely.noise import Noise
+from likely.space import Integers, Reals
+from likely.verbs import Exact, Invertible, Samples, has
+
+
+def _flat(z: Any) -> Tensor:
+    parts = z if isinstance(z, tuple | list) else [z]
+    return torch.cat([part.reshape(part.shape[0], -1) for part in parts], 1)
+
+
+def _points(subject: Subject, state: str, place: int, n: int) -> Any:
+    """Half the rows where the model draws, half far outside: 10 times as wide."""
+    if isinstance(subject.space, Integers):
+        return subject.some(n)[0]
+    noise = Noise(subject.seed + 81, n).normal(subject.space.shape, dtype=torch.float64)
+    if has(subject.model, Samples):
+        drawn = subject.space.take(subject.draws(state, place, 256), slice(0, n))
+        return torch.where((torch.arange(n) % 2 == 0).reshape(-1, *[1] * (drawn.ndim - 1)), drawn, 10 * noise)
+    return noise
+
+
+@promise
+def round_trips(subject: Subject) -> str:
+    """F1 decode(encode(x)) is x, and encode(decode(z)) is z.
+
+    Within 1e-10 in float64 and 1e-4 in float32, relative to 1 + |x|, on 64 rows, half of them ten times as far out as
+    the model draws. Exactly, for integers.
+    """
+    subject.need(Invertible)
+    worst = {}
+    for precision, limit in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+        worst[precision] = 0.0
+        for state in subject.variants():
+            model = subject.wide(state)
+            if precision == torch.float32:
+                # far-out rows of a moved float32 model measure conditioning, not correctness: given parameters only
+                if state != "given":
+                    continue
+                model = subject.copied()
+                if next(iter(model.parameters())).dtype != torch.float32:
+                    continue
+            for place, y in enumerate(subject.conditions()):
+                x = _points(subject, state, place, 64)
+                x = x.to(precision) if x.dtype.is_floating_point else x
+                condition = subject.repeated(y, 64)
+                with scoring(model):
+                    z = model.encode(x, condition)
+                    back = model.decode(z, condition)
+                    again = model.encode(back, condition)
+                gap = ((back.double() - x.double()).abs() / (1 + x.double().abs())).max()
+                there = ((_flat(again) - _flat(z)).abs() / (1 + _flat(z).abs())).max()
+                value = max(float(gap.nan_to_num(math.inf)), float(there.nan_to_num(math.inf)))
+                worst[precision] = max(worst[precision], value)
+        if not worst[precision] <= limit:
+            raise Failed(f"a round trip is off by {worst[precision]:.2e} in {precision}; accepts {limit:.0e}")
+    return f"float64 within {worst[torch.float64]:.1e}, float32 within {worst[torch.float32]:.1e}"
+
+
+@promise
+def log_determinant(subject: Subject) -> str:
+    """F2 log_prob is the density of z = encode(x) plus the log-determinant that autograd finds.
+
+    log_prob(x) - slogdet(d encode / d x) is the base's log-density of z within 1e-8 in float64, on 16 rows, where the
+    model gives a `base_log_prob(z, y)`; without one the base is taken to be standard normal. J J_inv = I within 1e-8
+    with the autograd Jacobian of decode. Up to 64 dimensions.
+    """
+    subject.need(Invertible)
+    subject.need(Exact)
+    d = subject.space.dims
+    if not isinstance(subject.space, Reals) or d > 64:
+        raise Skip(f"{subject.space}: autograd Jacobians are for reals of at most 64 dimensions")
+    worst, product, where = 0.0, 0.0, ""
+    for state, model in subject.variants().items():
+        for place, y in enumerate(subject.conditions()):
+            x = _points(subject, state, place, 16)[::2]
+            n = len(x)
+            condition = subject.repeated(y, n)
+            jacobian = torch.autograd.functional.jacobian(lambda v: _flat(model.encode(v, condition)).sum(0), x)  # noqa: B023
+            jacobian = jacobian.reshape(-1, n, d).transpose(0, 1)
+            with scoring(model):
+                z, value = model.encode(x, condition), model.log_prob(x, condition)
+            base = getattr(model, "base_log_prob", None)
+            if base is None:
+                log_base = (-0.5 * _flat(z).square() - 0.5 * math.log(2 * math.pi)).sum(1)
+            else:
+                with scoring(model):
+                    log_base = base(z, condition)
+            gap = float((value - log_base - torch.linalg.slogdet(jacobian).logabsdet).abs().max())
+            if not gap <= worst:
+                worst, where = gap, state
+            if isinstance(z, Tensor):
+                back = torch.autograd.functional.jacobian(lambda v: _flat(model.decode(v, condition)).sum(0), z)  # noqa: B023
+                back = back.reshape(-1, n, d).transpose(0, 1)
+                eye = torch.eye(d, dtype=torch.float64)
+                scale = 1 + jacobian.norm(dim=(1, 2)) * back.norm(dim=(1, 2))
+                product = max(product, float(((jacobian @ back - eye).norm(dim=(1, 2)) / scale).max()))
+    if not worst <= 1e-8:
+        raise Failed(f"log_prob and autograd's log-determinant differ by {worst:.2e} nats ({where}); accepts 1e-8")
+    if not product <= 1e-8:
+        raise Failed(f"the Jacobians of encode and decode are not inverse: off by {product:.2e}; accepts 1e-8")
+    return f"log_prob within {worst:.1e} nats of autograd's, J J_inv within {product:.1e} of I"
+
+
+@promise
+def permutes(subject: Subject) -> str:
+    """F3 An integer bijection permutes the full set of states.
+
+    Exhaustive, no tolerance: no two states share a code, and every code decodes to its state.
+    """
+    subject.need(Invertible)
+    if not isinstance(subject.space, Integers):
+        raise Skip("not over integers")
+    every = subject.enumerable()
+    for model in subject.variants().values():
+        for y in subject.conditions():
+            condition = subject.repeated(y, len(every))
+            with scoring(model):
+                z = _flat(model.encode(every, condition))
+                back = model.decode(model.encode(every, condition), condition)
+            if len(torch.unique(z, dim=0)) != len(every):
+                raise Failed(f"{len(every)} states have {len(torch.unique(z, dim=0))} codes; accepts as many")
+            if not torch.equal(back.long(), every.long()):
+                raise Failed("some code decodes to another state than its own")
+    return f"{len(every)} states permuted"

@@ -1,0 +1,92 @@
+"""J and N: what a joint model says about classes fits what it says about x; what has no density gives no number."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from likely.conformance.report import Failed, Skip, promise
+from likely.conformance.statistics import t_limit, t_scores
+from likely.conformance.subject import Subject
+from likely.logprob import log_prob, scoring
+from likely.noise import Noise
+from likely.verbs import Bounded, Estimated, Exact, Joint, JointBound, Unnormalised, Weighted, has
+
+
+@promise
+def no_density(subject: Subject) -> str:
+    """N1 A model without a density gets a `TypeError` from the door, never a number.
+
+    The error says what is needed and what the model can do. A model with a density gives one finite number a row.
+    """
+    model = subject.copied()
+    x, y = subject.some(4)
+    if any(has(model, verb) for verb in (Exact, Weighted, Bounded, Estimated, Unnormalised)):
+        reading = log_prob(model, x, y)
+        if reading.nats.shape != (4,) or not bool(reading.nats.isfinite().all()):
+            raise Failed(f"the door gives {reading.nats.tolist()} for 4 rows; accepts 4 finite numbers")
+        return f"has a density, kind '{reading.kind.value}'"
+    try:
+        log_prob(model, x, y)
+    except TypeError as error:
+        return f"refused: {error}"
+    raise Failed("the door gave a number for a model without a density; accepts a TypeError")
+
+
+@promise
+def identities(subject: Subject) -> str:
+    """J1 log p(x, y) is the same both ways, and the class posterior sums to one.
+
+    log p(y | x) + log p(x) = log p(x | y) + log p(y) with one log p(y) for all x, and sum_y p(x | y) p(y) = p(x),
+    within 1e-6 in float64 (p(y) is read off the identity and must sum to one as well); sum_y p(y | x) = 1 within 1e-9.
+    A `JointBound` over an enumerable space: the sum over x and y of exp E[bound] is at most one (one-sided t-test at
+    1e-6, 512 draws).
+    """
+    if has(subject.model, JointBound) and not has(subject.model, Joint):
+        return _bound(subject)
+    subject.need(Joint)
+    x = subject.states()
+    x = subject.wider(subject.some(256)[0]) if x is None else x
+    n, sums, worst, where = subject.space.len(x), 0.0, 0.0, ""
+    for state, model in subject.variants().items():
+        with scoring(model):
+            posterior = model.log_posterior(x).double()
+        sums = max(sums, float((posterior.logsumexp(1).exp() - 1).abs().max()))
+        if not has(model, Exact):
+            continue
+        total = subject.log_p(model, x, None)
+        given = torch.stack([subject.log_p(model, x, torch.tensor([c])) for c in range(posterior.shape[1])], 1)
+        log_p_y = posterior + total[:, None] - given  # (n, K), each column one number
+        gap = float((log_p_y - log_p_y.mean(0)).abs().max())
+        gap = max(gap, float((log_p_y.exp().sum(1) - 1).abs().max()))
+        gap = max(gap, float(((given + log_p_y.mean(0)).logsumexp(1) - total).abs().max()))
+        if not gap <= worst:
+            worst, where = gap, state
+    if not sums <= 1e-9:
+        raise Failed(f"|sum_y p(y | x) - 1| = {sums:.2e}; accepts 1e-9")
+    if not worst <= 1e-6:
+        raise Failed(f"log p(y | x) + log p(x) - log p(x | y) is no log p(y): off by {worst:.2e} ({where})")
+    return f"posterior sums within {sums:.1e}, identities within {worst:.1e} over {n} rows"
+
+
+def _bound(subject: Subject) -> str:
+    every, k = subject.states(), 512
+    if every is None:
+        raise Skip(f"{subject.space} is too large to enumerate")
+    n, worst = subject.space.len(every), -math.inf
+    for model in subject.variants("given", "trained").values():
+        values = []
+        with scoring(model):
+            for start in range(0, k, 8):
+                noise = Noise(subject.seed + 71, torch.arange(n), range(start, start + 8))
+                values.append(model.log_joint_bound(every, noise=noise).double().reshape(n, 8, -1))
+        draws = torch.cat(values, 1)  # (n, k, K)
+        # exp is convex: plug-in exp(mean) overshoots by half its variance, so judge by the gradient at the mean
+        mean = draws.mean(1, keepdim=True)
+        linear = (mean.exp() * (1 + draws - mean)).sum((0, 2))
+        worst = max(worst, float(t_scores(linear, 1.0)) if float(linear.mean()) > 1 else -math.inf)
+    limit = t_limit(1, 1)
+    if worst > limit:
+        raise Failed(f"sum over x and y of exp E[bound] is above one: t = {worst:.1f}; accepts {limit:.1f}")
+    return "sum over x and y of exp E[bound] is at most one"

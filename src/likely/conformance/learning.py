@@ -1,0 +1,123 @@
+"""G6, G10: gradients are those of the loss, reach every parameter, and learn."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from likely.conformance.report import Failed, Skip, promise
+from likely.conformance.subject import Subject, train
+from likely.logprob import scoring
+from likely.noise import Noise
+from likely.verbs import ClosedForm, Trainable, has
+
+
+@promise
+def gradients(subject: Subject) -> str:
+    """G6 Every parameter gets a finite gradient, and it is the gradient of the loss that is reported.
+
+    On the perturbed copy no trainable parameter's gradient is missing or entirely zero. Along 6 random directions the
+    central difference of the loss under fixed noise (h = 1e-5, float64; the best of three steps, as networks may have
+    kinks) is the gradient's projection within 1e-6 relative.
+    """
+    subject.need(Trainable)
+    model = copy.deepcopy(subject.wide("perturbed")).train()
+    x, y = subject.data(24)
+    x = subject.wider(x)
+    worst = 0.0
+    for player in model.players:
+        own = model.player_parameters(player) if len(model.players) > 1 else model.parameters()
+        parameters = [p for p in own if p.requires_grad]
+        names = {id(p): name for name, p in model.named_parameters()}
+
+        def loss(player: str = player) -> Tensor:
+            return model.loss(x, y, player=player, noise=Noise(subject.seed + 5, 24))
+
+        found = torch.autograd.grad(loss(), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            name = names.get(id(parameter), "?")
+            if gradient is None or not bool(gradient.any()):
+                raise Failed(f"parameter {name} gets {'no' if gradient is None else 'a zero'} gradient of {player!r}")
+            if not bool(gradient.isfinite().all()):
+                raise Failed(f"parameter {name} gets a gradient that is not finite")
+        size = math.sqrt(sum(float(g.square().sum()) for g in found))
+        for number in range(6):
+            noise = Noise(subject.seed + 200 + number, 1)
+            direction = [noise.normal(p.shape, dtype=torch.float64)[0].to(p.dtype) for p in parameters]
+            expected = sum(float((g * v).sum()) for g, v in zip(found, direction, strict=True))
+            worst = max(
+                worst, min(_slope_gap(loss, parameters, direction, expected, size, h) for h in (1e-5, 1e-6, 1e-4))
+            )
+    if not worst <= 1e-6:
+        raise Failed(f"the gradient differs from the loss's own slope by {worst:.1e} relative; accepts 1e-6")
+    return f"all parameters reached; slopes within {worst:.1e}"
+
+
+def _slope_gap(
+    loss: Callable[[], Tensor],
+    parameters: list[Tensor],
+    direction: list[Tensor],
+    expected: float,
+    size: float,
+    h: float,
+) -> float:
+    """Relative gap between a central difference along `direction` and the `expected` slope."""
+    values = []
+
+    def move(by: float) -> None:
+        for parameter, step in zip(parameters, direction, strict=True):
+            parameter.add_(step, alpha=by)
+
+    with torch.no_grad():
+        for by in (h, -2 * h):
+            move(by)
+            values.append(float(loss()))
+        move(h)
+    slope = (values[0] - values[1]) / (2 * h)
+    return abs(slope - expected) / (abs(expected) + 0.1 * size + 1e-12)
+
+
+@promise
+def learns(subject: Subject) -> str:
+    """G10 Training lowers the loss on a little data, beyond five standard errors.
+
+    200 full-batch steps of Adam at 1e-2 on 32 structured rows in the model's own dtype; the loss before and after over
+    the same 64 noises, so that the error is that of a paired difference. A learner in closed form never lowers its
+    likelihood in 10 passes of EM (beyond 1e-6 relative), and gains.
+    """
+    if not isinstance(subject.model, nn.Module):
+        raise Skip("no torch module")
+    subject.need(Trainable, ClosedForm)
+    model = copy.deepcopy(subject.model)
+    x, y = subject.data(32)
+    if not has(model, Trainable):
+        losses = train(model.double(), subject.wider(x), y, 10, subject.seed)
+        slips = max((b - a) / (1 + abs(a)) for a, b in itertools.pairwise(losses))
+        if slips > 1e-6:
+            raise Failed(f"a pass of EM loses {slips:.1e} of its likelihood; accepts 1e-6")
+        return f"EM: {losses[0]:.3f} to {losses[-1]:.3f} nats a row, never up"
+    if len(model.players) > 1:
+        raise Skip("players against each other: no single loss falls")
+
+    def loss() -> Tensor:
+        with scoring(model):
+            return torch.stack([model.loss(x, y, noise=Noise(9000 + i, 32)).double() for i in range(64)])
+
+    train(model, x, y, 0, subject.seed)  # the data-dependent start is no learning
+    model.eval()
+    before = loss()
+    fresh = copy.deepcopy(subject.model)
+    train(fresh, x, y, 200, subject.seed)
+    model = fresh.eval()
+    gain = before - loss()
+    error = float(gain.std()) / 8
+    if not float(gain.mean()) > 5 * error + 1e-6:
+        raise Failed(
+            f"200 steps change the loss from {float(before.mean()):.4f} by {-float(gain.mean()):.4f} ± {error:.4f}"
+        )
+    return f"loss {float(before.mean()):.3f} falls by {float(gain.mean()):.3f} ± {error:.4f}"
