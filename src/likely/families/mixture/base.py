@@ -76,8 +76,7 @@ class Mixture(nn.Module, ABC):
 
     def sample(self, n: int, y: Tensor | None = None, *, noise: Noise) -> Any:
         """n draws (n * k where noise has k a row)."""
-        log_weight = self._log_weight(y).expand(n, -1)
-        return self._restore(self._draw(self._choose(log_weight, y, noise), noise))
+        return self._restore(self._draw(self._choose(self._log_weight(y), y, noise), noise))
 
     def sample_given(self, n: int, x: Any, seen: Tensor, y: Tensor | None = None, *, noise: Noise) -> Any:
         """n draws for each row that keep its seen cells; the component is drawn given those cells alone."""
@@ -148,9 +147,13 @@ class Mixture(nn.Module, ABC):
         return full.flatten(1)
 
     def _choose(self, log_weight: Tensor, y: Tensor | None, noise: Noise) -> Tensor:
-        """A component for every draw, (B * k,) in 0 .. C * K - 1, from normalised log-weights (B, K)."""
-        edges = noise.expand(log_weight).exp().cumsum(1)
-        k = (noise.uniform((1,), dtype=torch.float64) >= edges).sum(1).clamp(max=self.components - 1)
+        """A component for every draw, (B * k,) in 0 .. C * K - 1, from normalised log-weights (B or 1, K)."""
+        edges, u = log_weight.exp().cumsum(1), noise.uniform((1,), dtype=torch.float64)
+        if len(edges) == 1:  # one set of weights for all draws
+            u = u.reshape(1, -1)
+        elif noise.draws > 1:
+            edges = noise.expand(edges)
+        k = torch.searchsorted(edges, u, right=True).flatten().clamp(max=self.components - 1)
         return k if y is None else noise.expand(y) * self.components + k
 
     def _k_means(self, points: Tensor, y: Tensor, noise: Noise) -> Tensor:

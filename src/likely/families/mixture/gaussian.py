@@ -60,9 +60,15 @@ class GaussianMixture(Mixture):
         factor, shift = self._factor(), self._shift()
         identity = torch.eye(shift.shape[1], dtype=factor.dtype, device=factor.device)
         whiten = torch.linalg.solve_triangular(factor, identity, upper=False)  # (F, D, D)
-        white = (cells.value @ whiten.flatten(0, 1).T).reshape(-1, *whiten.shape[:2])  # (B, F, D)
         centre = (whiten @ shift[:, :, None])[:, :, 0]  # (C * K, D)
-        distance = (white - centre).square().sum(2)  # (B, C * K)
+        if self.tied:
+            white = cells.value @ whiten[0].T
+            distance = torch.addmm(centre.square().sum(1), white, centre.T, alpha=-2).add_(
+                white.square().sum(1)[:, None]
+            )
+        else:
+            white = torch.addmm(-centre.flatten(), cells.value, whiten.flatten(0, 1).T)
+            distance = torch.linalg.vector_norm(white.reshape(-1, *centre.shape), dim=2).square()  # (B, C * K)
         constant = self.log_scale.double().sum(1) + 0.5 * shift.shape[1] * math.log(2 * math.pi)
         return self._own(-0.5 * distance - constant, y)
 
@@ -119,13 +125,14 @@ class GaussianMixture(Mixture):
         seen, factor, shift = cells.seen, self._factor(), self._shift()
         covariance = (factor @ factor.mT).reshape(-1, 1 if self.tied else self.components, *factor.shape[1:])
         of_class = torch.zeros_like(seen[:, 0], dtype=torch.int64) if y is None else y
-        own = covariance.expand(1, -1, -1, -1)[:1].expand(len(seen), -1, -1, -1) if self.tied else covariance[of_class]
+        own = covariance.expand(len(seen), -1, -1, -1) if self.tied else covariance[of_class]
         block = self._seen_blocks(seen[:, None], own)  # (B, K or 1, D, D)
         centre = shift.reshape(self.classes, self.components, -1)[of_class]
         apart = (cells.value[:, None] - centre).where(seen[:, None], 0)  # (B, K, D)
         white = torch.linalg.solve_triangular(block, apart[..., None], upper=False)[..., 0]
         log_det = block.diagonal(dim1=2, dim2=3).log().sum(2)
-        return -0.5 * white.square().sum(2) - log_det - 0.5 * math.log(2 * math.pi) * seen.sum(1, keepdim=True)
+        constant = 0.5 * math.log(2 * math.pi) * seen.sum(1, keepdim=True, dtype=shift.dtype)
+        return -0.5 * white.square().sum(2) - log_det - constant
 
     def _complete(self, which: Tensor, cells: Cells, noise: Noise) -> Tensor:
         """Matheron's rule: draw x' from the component, then add Sigma_.b Sigma_bb^-1 (x_b - x'_b)."""

@@ -139,11 +139,12 @@ class _Products(Mixture):
         value = self.mean.new_zeros(count, 0, dtype=torch.float64)
         if numbers:
             normal = noise.normal((numbers,), dtype=torch.float64)
-            value = self.mean.double()[which] + self.log_scale.double().exp()[which] * normal
+            mean, scale = self.mean.double(), self.log_scale.double().exp()
+            value = torch.addcmul(mean.index_select(0, which), scale.index_select(0, which), normal)
         if codes.shape[1]:
             edges = self._log_theta().exp().cumsum(2).permute(0, 3, 1, 2).flatten(0, 1)  # (C * K, Q, L)
             u = noise.uniform((codes.shape[1], 1), dtype=torch.float64)
-            codes = (u >= edges[which]).sum(2)
+            codes = torch.searchsorted(edges.index_select(0, which), u, right=True).squeeze(2)
             codes = torch.minimum(codes, (~self.absent).sum((1, 2)) - 1)
         return Draw(value, codes)
 
