@@ -114,7 +114,7 @@ class AutoregressiveModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """That of the parameters."""
-        return self.network.head.weight.dtype
+        return next(self.network.parameters()).dtype
 
     def _log_prob(self, x: Tensor, y: Tensor | None, dropout: float = 0.0) -> Tensor:
         x = self.to_sites(x).unflatten(2, self.observation.sites)
