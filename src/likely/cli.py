@@ -7,6 +7,7 @@ exit status 2; Ctrl-C ends with 130 and SIGTERM with 143, after what was reached
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -126,7 +127,7 @@ def evaluate(
     with Stage("scoring", len(rows)) as stage:
         result = score(model, rows, k, seed=seed, progress=stage.advance)
     record = {"data": loaded.name, "split": split, "seed": seed} | result.to_json()
-    Ledger(run).append("evaluate", **record)
+    Ledger(run).append("evaluate", figures=record)
     give(record, f"{loaded.name}, {split}: {result}", out, json)
 
 
@@ -169,7 +170,7 @@ def sample(
     save_values(draws, model.space, path)
     record = {"n": n, "seed": chosen, "y": None if labels is None else labels.tolist(), "sha256": digest(draws)}
     record |= {"out": str(path)}
-    Ledger(run).append("sample", **record)
+    Ledger(run).append("sample", figures=record)
     give(record, f"{n} draws of seed {chosen}: {path}", None, json)
 
 
@@ -219,7 +220,7 @@ def decide(
         )
     decisions = [{"input": name} | row for name, row in zip(names, result.to_json(), strict=True)]
     record = {"novelty": novelty, "unsure": unsure, "held_out": len(held), "decisions": decisions}
-    Ledger(run).append("decide", **record)
+    Ledger(run).append("decide", figures=record)
     give(record, "\n".join(f"{name}: {result.verdict(i)}" for i, name in enumerate(names)), out, json)
 
 
@@ -357,6 +358,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the arguments, run the command, turn mistakes into one sentence."""
+    warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"likely: {message}\n")
     try:
         status = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

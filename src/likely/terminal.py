@@ -71,10 +71,10 @@ def tour_story(r: dict[str, Any], page: Path) -> None:
     shades = " .:-=+*#%@"
     out.print("\n[bold]1. What it imagines[/] (the first samples of a seed that follows from the weights)")
     top = max(max(row) for picture in r["samples"]["pixels"] for row in picture[0])
-    shown = [r["samples"]["pixels"][8 * label][0] for label in range(8)]
+    shown = [r["samples"]["pixels"][i][0] for i in range(8)]
     for line in zip(*shown, strict=True):
         out.print("   " + "   ".join("".join(shades[p * 9 // top] for p in row) for row in line), markup=False)
-    out.print("   " + "          ".join(str(r["samples"]["labels"][8 * label]) for label in range(8)), markup=False)
+    out.print("   " + "          ".join(str(r["samples"]["labels"][i]) for i in range(8)), markup=False)
 
     out.print("\n[bold]2. How likely the test digits are[/]")
     table = Table(box=None, padding=(0, 3), show_header=False)

@@ -68,9 +68,12 @@ def override(record: dict[str, Any], assignments: Iterable[str], model_fields: I
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise ValueError(f"{assignment!r} is no assignment; accepts key=value, for instance lr=3e-4")
-        table, dot, name = key.partition(".")
-        homes = [table] if dot and table in fields else [t for t, names in fields.items() if key in names]
-        name = name if dot and table in fields else key
+        table, _, name = key.partition(".")
+        if table in fields and name:
+            homes = [table]
+        else:
+            name = key
+            homes = [home for home, names in fields.items() if table in names]
         if len(homes) > 1:
             raise ValueError(f"{key} is a field of {' and '.join(homes)}; write {homes[0]}.{key} or {homes[1]}.{key}")
         if not homes or name.partition(".")[0] not in fields[homes[0]]:
@@ -78,10 +81,12 @@ def override(record: dict[str, Any], assignments: Iterable[str], model_fields: I
             near = difflib.get_close_matches(name, known, 1, 0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; accepts {', '.join(known)}"
             raise ValueError(f"{key} is no field of {homes[0] if homes else 'train, model or data'}{hint}")
-        place = record.setdefault(homes[0], {})
+        place: Any = record.setdefault(homes[0], {})
         *path, last = name.split(".")
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{key}: {part} is {place!r} already; it takes no fields of its own")
         place[last] = _value(text)
     return record
 

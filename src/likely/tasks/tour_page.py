@@ -32,7 +32,8 @@ img { width:100%; image-rendering:pixelated; border-radius:6px; border:1px solid
 .gallery { display:grid; grid-template-columns:repeat(auto-fill,minmax(190px,1fr)); gap:12px }
 .gallery .tile img { width:96px; margin-bottom:8px } .good { color:var(--good) } .bad { color:var(--bad) }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
-td,th { text-align:left; padding:6px 10px; border-bottom:1px solid var(--line) } td:not(:first-child),th:not(:first-child) { text-align:right }
+td,th { text-align:left; padding:6px 10px; border-bottom:1px solid var(--line) }
+td:not(:first-child),th:not(:first-child) { text-align:right }
 code { font:.9em ui-monospace,Menlo,monospace; overflow-wrap:anywhere }
 """
 
@@ -84,8 +85,8 @@ Nobody could have picked them.</p>
 
 <h2>3. The same digits, turned</h2>
 <p>Turned by 90 degrees a digit means nothing any more. The joint's own p(y | x) is still
-{percent(sure["joint_turned"])} sure on average (upright: {percent(sure["joint_upright"])}), the softmax classifier {percent(sure["softmax_turned"])}
-(upright: {percent(sure["softmax_upright"])}). But p(x) falls:</p>
+{percent(sure["joint_turned"])} sure on average (upright: {percent(sure["joint_upright"])}), the softmax classifier
+{percent(sure["softmax_turned"])} (upright: {percent(sure["softmax_upright"])}). But p(x) falls:</p>
 <figure>{svg(seen)}</figure>
 <p>Pool the {half} upright digits with the {half} turned ones and keep the half that you trust more. A turned digit
 never counts as right.</p>

@@ -1,0 +1,206 @@
+"""The command line as a user meets it: what works, and one sentence with exit status 2 for what cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from likely.cli import main
+
+
+class Shell:
+    """Runs `likely ...` in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        said = self.capsys.readouterr()
+        return int(caught.value.code or 0), said.out, said.err
+
+    def json(self, *words: object) -> Any:
+        status, out, err = self(*words, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    def mistake(self, *words: object) -> str:
+        """The sentence that a mistake gets."""
+        status, out, err = self(*words)
+        assert status == 2
+        assert "Traceback" not in err + out
+        return err + out
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    return Shell(capsys)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures with a sub-folder a class: bright on the left, bright on the right."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, part in (("left", slice(0, 2)), ("right", slice(2, 4))):
+        (root / name).mkdir()
+        for i in range(60):
+            pixels = rng.integers(0, 60, (4, 4)).astype(np.uint8)
+            pixels[:, part] += 180
+            Image.fromarray(pixels).save(root / name / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A joint model of these pictures: a mixture, so that it costs nothing."""
+    out = tmp_path_factory.mktemp("runs") / "joint"
+    words = ["train", "joint", "part.family=mixture", "part.components=2", "--data", folder, "--steps", 3, "--out", out]
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    assert not caught.value.code
+    return out
+
+
+def test_from_pictures_to_a_decision(shell: Shell, run: Path, folder: Path) -> None:
+    scored = shell.json("evaluate", run)
+    assert scored["kind"] == "="
+    assert scored["accuracy"] > 0.9
+    assert 0 < scored["bits_per_dim"] < 8
+    strange = np.full((4, 4), 128, np.uint8)
+    strange[::2] = 0
+    Image.fromarray(strange).save("strange.png")
+    Image.open(folder / "left" / "00.png").resize((8, 8), 0).convert("RGB").save("left.png")
+    status, out, _ = shell("decide", run, "left.png", "--novelty", 0.2)
+    assert status == 0
+    assert out.startswith("left.png: left (p(y given x) = 1.000")
+    decided = shell.json("decide", run, "strange.png", "--novelty", 0.2)
+    assert decided["decisions"][0]["verdict"] == "novel"
+    assert decided["decisions"][0]["input"] == "strange.png"
+
+
+def test_samples_are_files_and_follow_the_seed(shell: Shell, run: Path) -> None:
+    one = shell.json("sample", run, "-n", 5, "--seed", 7, "--y", "right", "--out", "a.npz")
+    two = shell.json("sample", run, "-n", 5, "--seed", 7, "--y", 1, "--out", "b.npz")
+    assert one["sha256"] == two["sha256"]
+    x = np.load("a.npz")["x"]
+    assert x.shape == (5, 1, 4, 4)
+    assert x[..., 2:].mean() > x[..., :2].mean() + 60
+    shown = shell.json("sample", run, "-n", 9)
+    assert Image.open(shown["out"]).width > 9
+    fresh = shell.json("sample", run, "-n", 9)
+    assert fresh["seed"] != shown["seed"]
+    assert "accepts left, right" in shell.mistake("sample", run, "--y", "up")
+    assert "accepts .png, .npz, .csv" in shell.mistake("sample", run, "--out", "a.gif")
+
+
+def test_recipe_with_overrides_and_resume(shell: Shell) -> None:
+    Path("recipe.toml").write_text(
+        'family = "vae"\n[model]\nlatent = 2\nhidden = [8]\n[data]\nsource = "digits"\nlimit = 40\n'
+        "[train]\nsteps = 4\nbatch = 8\n"
+    )
+    done = shell.json("train", "recipe.toml", "lr=3e-4", "model.latent=3", "valid_rows=8", "--out", "run")
+    assert (done["reason"], done["step"]) == ("steps", 4)
+    start = json.loads(Path("run/ledger.jsonl").read_text().splitlines()[0])
+    assert start["asked"]["recipe"]["train"]["lr"] == 3e-4
+    assert start["model"]["config"]["latent"] == 3
+    assert shell.json("resume", "run", "--steps", 6)["step"] == 6
+    scored = shell.json("evaluate", "run", "--k", 8, "--limit", 10, "--out", "scores.json")
+    assert (scored["kind"], scored["k"], scored["rows"]) == (">=", 8, 10)
+    assert json.loads(Path("scores.json").read_text()) == scored
+    assert "accuracy" not in scored
+    needs = shell.mistake("decide", "run")
+    assert "decide needs a model that is Joint or JointBound; vae is Trainable" in needs
+
+
+def test_nothing_is_written_over(shell: Shell, run: Path) -> None:
+    before = sorted(p.name for p in run.iterdir())
+    said = shell.mistake("train", "mixture", "--data", "iris", "--out", run)
+    assert "which exists" in said
+    assert sorted(p.name for p in run.iterdir()) == before
+    assert "which exists" in shell.mistake("tour", "--out", run)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["train", "mixtur"], "did you mean 'mixture'"),
+        (["train", "vae", "--preset", "smal"], "did you mean 'small'"),
+        (["train", "vae", "latnt=3"], "did you mean 'latent'"),
+        (["train", "vae", "lr=-1"], "train.lr is -1"),
+        (["train", "vae", "latent"], "accepts key=value"),
+        (["train", "vae", "--data", "digts"], "digits"),
+        (["train", "vae", "--data", "nowhere.csv"], "nowhere.csv"),
+        (["train", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["evaluate", "runs/nothing"], "no folder is"),
+        (["describe", "flow", "depth=0"], "depth"),
+        (["train", "joint", "--data", "moons", "part=vea"], "part is 'vea'"),
+        (["data", "get"], "name is missing"),
+        (["check", "vee"], "did you mean 'vae'"),
+        (["train", "vae", "--stesp", "3"], "--steps"),
+    ],
+)
+def test_mistakes_get_one_sentence(shell: Shell, words: list[str], sentence: str) -> None:
+    said = shell.mistake(*words)
+    assert sentence in said
+    assert not Path("runs").exists()
+
+
+def test_misspelt_run_and_damaged_run(shell: Shell, run: Path) -> None:
+    near = run.with_name("join")
+    assert f"did you mean {run}" in shell.mistake("evaluate", near)
+    weights = sorted(run.glob("checkpoints/*/model.safetensors"))
+    kept = [path.read_bytes() for path in weights]
+    try:
+        for path, data in zip(weights, kept, strict=True):
+            flipped = bytearray(data)
+            flipped[-5] ^= 1
+            path.write_bytes(flipped)
+        assert "model.safetensors" in shell.mistake("evaluate", run)
+    finally:
+        for path, data in zip(weights, kept, strict=True):
+            path.write_bytes(data)
+
+
+def test_describe_families_and_data(shell: Shell) -> None:
+    told = shell.json("describe", "autoregressive", "--data", "digits", "width=16")
+    assert told["parameters"] > 0
+    assert "Exact" in told["verbs"]
+    assert told["config"]["width"] == 16
+    table = shell.json("families")
+    assert table["flow"]["Invertible"] == "some"
+    names = [entry["name"] for entry in shell.json("data", "list")]
+    assert {"digits", "fashion-mnist", "cifar10"} <= set(names)
+    shown = shell.json("data", "show", "digits")
+    assert Path(shown["picture"]).exists()
+    status, out, _ = shell("families")
+    assert status == 0
+    assert "Exact" in out
+
+
+def test_help_names_every_question(shell: Shell) -> None:
+    status, out, _ = shell("--help")
+    assert status == 0
+    for question in (
+        "tour",
+        "train",
+        "resume",
+        "evaluate",
+        "sample",
+        "decide",
+        "families",
+        "describe",
+        "check",
+        "data",
+    ):
+        assert question in out
+        status, page, _ = shell(question, "--help")
+        assert status == 0
+        assert len(page.splitlines()) > 5
