@@ -18,17 +18,15 @@ def global_state() -> Iterator[None]:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (what a library under test might draw from)
     yield
-    left = {
-        "default dtype": torch.get_default_dtype() is not torch.float32,
-        "number of threads": torch.get_num_threads() != 1,
-        "gradients switched off": not torch.is_grad_enabled(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "validation of torch.distributions": not Distribution._validate_args,
-    }
-    torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(True)
-    torch.use_deterministic_algorithms(False)
-    Distribution.set_default_validate_args(True)
-    changed = [name for name, moved in left.items() if moved]
+    found = [
+        ("default dtype", torch.get_default_dtype(), torch.float32, torch.set_default_dtype),
+        ("threads", torch.get_num_threads(), 1, torch.set_num_threads),
+        ("gradients", torch.is_grad_enabled(), True, torch.set_grad_enabled),
+        ("determinism", torch.are_deterministic_algorithms_enabled(), False, torch.use_deterministic_algorithms),
+        ("argument checks", Distribution._validate_args, True, Distribution.set_default_validate_args),
+    ]
+    for _, value, wanted, put_back in found:
+        if value != wanted:
+            put_back(wanted)
+    changed = [name for name, value, wanted, _ in found if value != wanted]
     assert not changed, f"the test left torch's global state changed: {', '.join(changed)}"

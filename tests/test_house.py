@@ -44,6 +44,7 @@ def bootstrap(root: Path) -> ModuleType:
 
 # What an import costs and touches -----------------------------------------------------------------------------------
 
+COMMANDS = ("tour", "train", "resume", "evaluate", "sample", "decide", "families", "describe", "check", "data")
 HEAVY = ("torch", "numpy", "matplotlib", "sklearn", "PIL", "datasets", "pandas")
 
 
@@ -64,7 +65,7 @@ result["heavy"] = [name for name in {HEAVY} if name in sys.modules]
     seen = fresh(code)
     assert seen["heavy"] == []
     assert seen["status"] in (0, None)
-    for command in "tour train resume evaluate sample decide families describe check data".split():
+    for command in COMMANDS:
         assert command in seen["shown"], f"likely --help does not show {command}"
 
 

@@ -213,7 +213,7 @@ def decide(
         x, names = getattr(own, split).x, [f"{split} {i}" for i in range(len(getattr(own, split)))]
     else:
         x, names = load_inputs(inputs, own.space, split=split)
-    x, names = model.space.take(x, slice(0, limit)), names[:limit]
+    x, names = model.space.take(x, slice(0, limit)), names[:limit]  # ty: ignore[too-many-positional-arguments]
     with Stage("deciding", model.space.len(x)) as stage:
         result = judge(
             model, x, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
@@ -360,7 +360,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the arguments, run the command, turn mistakes into one sentence."""
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"likely: {message}\n")
     try:
-        status = tyro.extras.subcommand_cli_from_dict(
+        status = tyro.extras.subcommand_cli_from_dict(  # ty: ignore[no-matching-overload]
             COMMANDS,
             prog="likely",
             description="Train a deep generative model on your own data, then ask: how likely is this? which class, "

@@ -198,7 +198,7 @@ def _check_draws(k: Any) -> None:
 
 
 def _averaged(reading: Callable[[range], Tensor], k: int, *, weights: bool) -> Tensor:
-    """k draws of (BATCH * k, ...) in pieces of `DRAWS`: their log-mean-exp where they are log-weights, else their mean."""
+    """k draws of (BATCH * k, ...) in pieces of `DRAWS`: their log-mean-exp if they are log-weights, else their mean."""
     pieces = [range(i, min(i + DRAWS, k)) for i in range(0, k, DRAWS)]
     values = [reading(piece).double() for piece in pieces]
     every = torch.cat([v.reshape(BATCH, len(p), *v.shape[1:]) for v, p in zip(values, pieces, strict=True)], 1)

@@ -208,7 +208,7 @@ _ANY: TypeAdapter[Integers | Reals | Table] = TypeAdapter(AnySpace)
 
 def to_json(space: Space) -> dict[str, Any]:
     """A space as plain JSON values, as it stands in a checkpoint's header."""
-    record = _ANY.dump_python(space, mode="json")
+    record = _ANY.dump_python(space, mode="json")  # ty: ignore[invalid-argument-type]
     if record["kind"] == "table":
         record.pop("shape", None)
     return record

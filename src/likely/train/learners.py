@@ -291,7 +291,7 @@ def _compiled(loss: nn.Module) -> nn.Module:
             if self.works:
                 try:
                     return fast(*arguments)
-                except torch._dynamo.exc.TorchDynamoException as error:
+                except torch._dynamo.exc.TorchDynamoException as error:  # ty: ignore
                     warnings.warn(f"compiling the loss failed, going on without: {error}", RuntimeWarning, stacklevel=2)
                     self.works = False
             return self.loss(*arguments)

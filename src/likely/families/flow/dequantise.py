@@ -246,7 +246,7 @@ class Dequantised(nn.Module):
         """h (B * k, *shape), log T', log q and y, each row repeated for its draws."""
         u, rest, log_q = self.noise(x, noise, self._dtype)
         h, log_jacobian = self.cells(noise.expand(x), u, rest)
-        y = y if y is None or noise.draws == 1 else self.condition.take(y, self._repeat(noise))
+        y = y if y is None or noise.draws == 1 else self.condition.take(y, self._repeat(noise))  # ty: ignore
         return h, log_jacobian, log_q, y
 
     def _repeat(self, noise: Noise) -> Tensor:

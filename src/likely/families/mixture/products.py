@@ -61,7 +61,7 @@ class _Products(Mixture):
 
     def _log_theta(self) -> Tensor:
         """Log-probabilities of the levels, (C, Q, L, K); -inf at levels that a column lacks."""
-        return self.logits.double().masked_fill(self.absent, -torch.inf).log_softmax(2)
+        return self.logits.double().masked_fill(self.absent, -torch.inf).log_softmax(2)  # ty: ignore[no-matching-overload]
 
     def _bags(self, log_theta: Tensor, cells: Cells, y: Tensor | None) -> Tensor:
         """sum_q log theta[y, q, code_q, k], (B, K)."""
@@ -219,7 +219,8 @@ class CategoricalMixture(_Products):
         return draw.codes.reshape(-1, *self.space.shape)
 
     def _points(self, x: Tensor) -> Tensor:
-        return self.space.centred(x, torch.float64).flatten(1)  # as if ordered: this only starts EM
+        # as if the levels were ordered: this only starts EM
+        return self.space.centred(x, torch.float64).flatten(1)  # ty: ignore[missing-attribute]
 
     def start(self, n: int, y: Tensor | None = None) -> tuple[State, Conditional]:
         """The state before the first site, and that site's distribution."""
