@@ -8,6 +8,7 @@ their degrees, so that a sampler can work out each unit once, when the last site
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -43,14 +44,15 @@ class MaskedMLP(nn.Module):
         self.classes = nn.ModuleList(nn.Embedding(classes, width) for _ in range(layers if classes else 0))
         # degree 0 sees no site: of use only to carry the class (or when there is one site, which sees nothing)
         low = 0 if classes or sites == 1 else 1
-        degree = low + torch.arange(width) * (sites - low) // width
+        degrees = [low + unit * (sites - low) // width for unit in range(width)]
+        # units [0, reach[k]) see at most k sites
+        self.reach = [bisect_right(degrees, k) for k in range(sites)]
+        degree = torch.tensor(degrees)
         site_in = torch.arange(sites).repeat_interleave(features)
         site_out = torch.arange(sites).repeat_interleave(outputs)
         self.register_buffer("mask_in", site_in < degree[:, None], persistent=False)
         self.register_buffer("mask_hidden", degree <= degree[:, None], persistent=False)
         self.register_buffer("mask_out", degree <= site_out[:, None], persistent=False)
-        # units [0, reach[k]) see at most k sites
-        self.reach = torch.searchsorted(degree, torch.arange(sites), right=True).tolist()
 
     def forward(self, x: Tensor, y: Tensor | None = None, dropout: float = 0.0) -> Tensor:
         h = x.transpose(1, 2).flatten(1)  # (B, sites * features)
