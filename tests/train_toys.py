@@ -1,10 +1,7 @@
-"""Small learners and data for the tests of training; as a script, one process of a run that tests start or kill."""
+"""Small learners and data for the tests of training."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from likely.noise import Noise
-from likely.space import Column, Integers, Reals, Rows, Space, Table
-from likely.train import fit
+from likely.space import Column, Integers, Reals, Rows, Space
 
 
 class Net(nn.Module):
@@ -141,28 +137,6 @@ def _cells(column: Column, noise: Noise) -> Tensor:
     return noise.normal() if column.categories is None else noise.integers(len(column.categories)).to(torch.float32)
 
 
-MODELS = {"net": Net, "mix": Mix}
 NET: dict[str, Any] = {"batch": 24, "accumulate": 2, "ema": 0.95, "lr": 0.01, "log_every": 3, "valid_every": 4}
 NET |= {"patience": 50, "threads": 1, "save_every": 2, "save_seconds": None}
 MIX: dict[str, Any] = {"pass_rows": 50, "tol": 0.0, "threads": 1, "save_every": 2, "save_seconds": None}
-
-
-def main() -> None:
-    """`train_toys.py net|mix RUN STEPS [JSON fields]`: train or go on; prints a line per step and the reason."""
-    name, run, steps, *rest = sys.argv[1:]
-    fields = (NET if name == "net" else MIX) | json.loads(rest[0] if rest else "{}")
-    slow = fields.pop("slow", 0.0)
-    model = MODELS[name]()
-    if slow:
-        import time
-
-        after = getattr(model, "after_step", lambda: None)
-        model.after_step = lambda: (time.sleep(slow), after())
-    events = (lambda e: print(e["kind"], flush=True)) if slow else False
-    result = fit(model, bits(), steps=int(steps), run=Path(run), resume=True, progress=events, **fields)
-    print(result.reason, flush=True)
-    sys.exit(128 + result.signal if result.signal else 0)
-
-
-if __name__ == "__main__":
-    main()

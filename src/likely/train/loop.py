@@ -182,7 +182,8 @@ class _Fit:
                 self.reason = "converged"
             if self.valid_every and (end or self.step % self.valid_every == 0):
                 self._validate()
-            if (caught := self.team.any(stopping.caught, self.device)) and self.reason is None:
+            caught = self.team.any(stopping.caught, self.device)
+            if caught and self.reason is None and self.step < config.steps:
                 self.reason = signal.Signals(caught).name
             due = config.save_every is not None and self.step % config.save_every == 0
             late = config.save_seconds is not None and time.monotonic() - saved > config.save_seconds
@@ -319,9 +320,7 @@ def _continued(
     for name in fields:
         given, had = getattr(asked, name), getattr(recorded, name)
         if given != had and name not in FREE:
-            raise ValueError(
-                f"{name} is {given!r}; {run} began with {had!r}, and resuming may change only {', '.join(FREE)}"
-            )
+            raise ValueError(f"{name} is {given!r}, {run} began with {had!r}; only {', '.join(FREE)} may change")
     return recorded.model_copy(update={name: getattr(asked, name) for name in fields if name in FREE}), step, files
 
 
