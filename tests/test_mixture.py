@@ -338,7 +338,9 @@ def test_em_never_lowers_the_log_likelihood(name):
         statistics = model.statistics(x, y)
         values.append(float(statistics["log_prob"]))
         model.absorb(statistics)
-    assert values[0] == pytest.approx(float(build(config, t.space, t.condition, dtype=F64).log_prob(x, y).sum()))
+    assert values[0] == pytest.approx(
+        float(build(config, t.space, t.condition, dtype=F64).log_prob(x, y).sum().detach())
+    )
     assert values[-1] > values[0]
     assert np.diff(values).min() > -1e-6
 
@@ -436,6 +438,7 @@ def test_prepare_finds_separate_clusters_in_every_class():
 # Digits -------------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def accuracy(model, x, y) -> float:
     joint = [model.log_prob(x, torch.full_like(y, c)) for c in range(10)]
     return float((torch.stack(joint, 1).argmax(1) == y).double().mean())
@@ -454,17 +457,17 @@ def digits(space):
 @pytest.mark.parametrize(
     ("space", "fields", "least", "bits"),
     [
-        (Reals((64,)), {"components": 2, "covariance": "full"}, 0.94, None),
-        (Reals((64,)), {"components": 1, "covariance": "tied"}, 0.88, None),
-        (Integers((1, 8, 8), 17), {"components": 1}, 0.82, 2.3),
-        (Integers((1, 8, 8), 17), {"components": 4}, 0.85, 2.3),
+        (Reals((64,)), {"components": 2, "covariance": "full", "variance_floor": 0.1}, 0.94, None),
+        (Reals((64,)), {"components": 2, "covariance": "tied"}, 0.9, None),
+        (Integers((1, 8, 8), 17), {"components": 1}, 0.83, 2.26),
+        (Integers((1, 8, 8), 17), {"components": 4}, 0.87, 2.32),
     ],
 )
 def test_class_conditional_digits(space, fields, least, bits):
     x, y, x_test, y_test = digits(space)
     model = build("mixture", space, Integers((), 10), dtype=F64, **fields)
     model.prepare(x, y, noise=Noise(0, len(y)))
-    for _ in range(20):
+    for _ in range(12):
         model.absorb(model.statistics(x, y))
     assert accuracy(model, x_test, y_test) > least
     if bits:

@@ -21,16 +21,17 @@ class Mixture(FamilyConfig):
     pseudo_count: Annotated[float, Field(gt=0)] = 0.1
     """Rows of each level that every categorical is taken to have seen beforehand (a symmetric Dirichlet prior)."""
     variance_floor: Annotated[float, Field(gt=0)] = 1e-3
-    """Added to every variance, as a fraction of that dimension's variance in the data given to `prepare`."""
+    """Added to every variance, as a fraction of that dimension's variance in the data given to `prepare`. Full
+    covariances want about 0.1 where a component has fewer rows than dimensions."""
 
 
 PRESETS: dict[str, Mixture] = {
     "default": Mixture(),
     "small": Mixture(components=4),
     "large": Mixture(components=64),
-    "full": Mixture(components=8, covariance="full"),
+    "full": Mixture(components=8, covariance="full", variance_floor=0.01),
     "tied": Mixture(components=8, covariance="tied"),
     "naive-bayes": Mixture(components=1),
     "linear-discriminant": Mixture(components=1, covariance="tied"),
-    "quadratic-discriminant": Mixture(components=1, covariance="full"),
+    "quadratic-discriminant": Mixture(components=1, covariance="full", variance_floor=0.01),
 }
