@@ -89,8 +89,8 @@ class AffineCoupling(Transform):
     def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
         t, r = self.net(z1, y).chunk(2, 1)
-        log_s = F.logsigmoid(r + 2)
-        return torch.cat([z1, z2 * (-log_s).exp() - t], 1), -log_s.flatten(1).sum(1)
+        inverse_s = (-2 - r).exp() + 1
+        return torch.cat([z1, z2 * inverse_s - t], 1), inverse_s.log().flatten(1).sum(1)
 
 
 class AdditiveCoupling(Transform):
@@ -348,7 +348,7 @@ def start_from(model: nn.Module, run: Callable[[], object]) -> None:
 
 
 def _zero(x: Tensor) -> Tensor:
-    return x.new_zeros(()).expand(x.shape[0])
+    return x.new_zeros(x.shape[0])
 
 
 def _as_axis_1(values: Tensor, x: Tensor) -> Tensor:
