@@ -1,7 +1,7 @@
 """Build the documentation into site/: `python3 do.py docs`, without network; fails on any broken link or reference.
 
 The hand-written pages of docs/ are put together in build/docs with what is computed: a line `{{ families }}`,
-`{{ presets }}` or `{{ bench }}` becomes a table made from the registry or from bench/*.jsonl, and every module of the
+`{{ presets }}` or `{{ bench }}` becomes a table made from the registry or from bench/**/*.jsonl, and every module of the
 package gets its place under Reference, from its docstrings.
 """
 
@@ -56,17 +56,10 @@ def sub_packages() -> list[Path]:
 
 
 def families_table() -> str:
-    """Families against verbs, computed from the registry."""
-    from likely.registry import FAMILIES, build, tiny
-    from likely.verbs import VERBS, verbs
+    """Families against verbs, computed from the registry: the README's table."""
+    from likely.tasks.describe import families, markdown
 
-    able = {}
-    for family in FAMILIES:
-        able[family] = {
-            verb for one in tiny(family).values() for verb in verbs(build(one.config, one.space, one.condition))
-        }
-    used = [verb for verb in VERBS if any(verb in some for some in able.values())]
-    return table(["family", *used], [[name, *("●" if v in able[name] else "" for v in used)] for name in able])
+    return markdown(families())
 
 
 def presets_table() -> str:
@@ -85,19 +78,26 @@ def presets_table() -> str:
 
 
 def bench_tables() -> str:
-    """One table for every bench/*.jsonl: a row a line, columns in the order in which they first appear."""
+    """One table for every bench/**/*.jsonl, a row a line; what is the same in all rows is said once, above it."""
     parts = []
     for path in sorted((ROOT / "bench").rglob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        cells = [[figure(row.get(column)) for column in columns] for row in rows]
-        parts.append(f"## {path.stem}\n\nFrom `{path.relative_to(ROOT)}`.\n\n{table(columns, cells)}")
+        values = {column: [figure(row.get(column)) for row in rows] for column in columns}
+        same = {column: values[column][0] for column in columns if len(rows) > 1 and len(set(values[column])) == 1}
+        columns = [column for column in columns if column not in same]
+        common = "; ".join(f"{column}: {value}" for column, value in same.items() if value)
+        cells = [[values[column][row] for column in columns] for row in range(len(rows))]
+        head = f"## {path.stem}\n\nFrom `{path.relative_to(ROOT)}`. {common}"
+        parts.append(f"{head.rstrip()}\n\n{table(columns, cells)}")
     return "\n\n".join(parts) or "No measurements yet."
 
 
 def figure(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {figure(part)}" for key, part in value.items())
     return "" if value is None else str(value) if isinstance(value, str | int) else json.dumps(value)
 
 
