@@ -1,8 +1,8 @@
 """Build the documentation into site/: `python3 do.py docs`, without network; fails on any broken link or reference.
 
 The hand-written pages of docs/ are put together in build/docs with what is computed: a line `{{ families }}`,
-`{{ presets }}` or `{{ bench }}` becomes a table made from the registry or from bench/**/*.jsonl, and every module of the
-package gets its place under Reference, from its docstrings.
+`{{ presets }}` or `{{ bench }}` becomes a table made from the registry or from the JSON lines under bench/, and every
+module of the package gets its place under Reference, from its docstrings.
 """
 
 from __future__ import annotations
