@@ -122,7 +122,7 @@ def test_whole_flows_invert_and_know_their_log_det(name: str) -> None:
         assert abs(float(model.log_prob(x[i : i + 1], here)[0] - want)) < 1e-8
 
 
-@pytest.mark.parametrize("mixing", ["reversal", "permutation", "linear"])
+@pytest.mark.parametrize("mixing", ["permutation", "linear"])
 @pytest.mark.parametrize("architecture", ["realnvp", "glow"])
 @pytest.mark.parametrize(
     "shape", [(1, 8, 8), (3, 4, 12), (1, 28, 28), (4, 7, 7), (2, 6, 10), (1, 7, 7), (1, 1, 6), (2, 3)]
@@ -149,6 +149,8 @@ def test_images_of_any_size(architecture: str, mixing: str, shape: tuple[int, ..
 def test_the_levels_of_a_multiscale_flow() -> None:
     flow = build("flow", Reals((1, 28, 28)), levels=3, depth=1, width=4)
     assert flow.transform.shapes == [(4, 14, 14), (8, 7, 7)]  # seven is odd: no third level
+    flow = build("flow", Reals((1, 4, 4)), levels=0, depth=1, width=4)
+    assert flow.shape == (16,)  # a vector
     flow = build("flow", Reals((3, 8, 8)), levels=3, depth=1, width=4)
     assert flow.transform.shapes == [(12, 4, 4), (24, 2, 2), (48, 1, 1)]
 
@@ -551,14 +553,14 @@ def test_presets_build_and_take_a_step(preset: str) -> None:
 def test_learns_two_moons() -> None:
     """From the standardised normal's 2.0-odd nats towards the data's entropy."""
     data = lk.load("moons")
-    model = build("flow", data.space, preset="toys2d", depth=6, width=32)
+    model = build("flow", data.space, preset="toys2d", depth=4, width=32)
     x = data.train.x[:4000].float()
     model.prepare(x, noise=Noise(0, len(x)))
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     before = lk.log_prob(model, data.test.x).mean
-    for step in range(150):
+    for step in range(60):
         rows = Noise(step, 256).integers(len(x))
         optimiser.zero_grad()
         model.loss(x[rows], noise=Noise(step, 256)).backward()
         optimiser.step()
-    assert lk.log_prob(model, data.test.x).mean > before + 0.3
+    assert lk.log_prob(model, data.test.x).mean > before + 0.2

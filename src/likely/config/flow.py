@@ -30,9 +30,9 @@ class Flow(FamilyConfig):
     depth: Count = 8
     """Couplings in a level."""
 
-    levels: Count = 2
+    levels: Annotated[int, Field(ge=0)] = 2
     """Images only: a level squeezes 2x2 pixels into channels, and all but the last factor half of the channels out.
-    A level whose height or width is odd does not squeeze and is the last one."""
+    A level whose height or width is odd does not squeeze and is the last one. 0 takes the image as a vector."""
 
     width: Count = 64
     """Hidden units (channels, on images) of each coupling's network."""
@@ -65,6 +65,6 @@ PRESETS: dict[str, Flow] = {
     "realnvp": Flow(),
     "glow": Flow(architecture="glow", mixing="linear", activation="relu", depth=8, levels=3, width=128),
     "small": Flow(architecture="glow", mixing="linear", activation="relu", depth=4, levels=2, width=64),
-    "digits": Flow(depth=8, levels=1, width=128),
+    "digits": Flow(levels=0, width=128),
     "toys2d": Flow(depth=12, width=64, architecture="glow", mixing="linear"),
 }

@@ -147,7 +147,7 @@ class FlowNoise(nn.Module):
         super().__init__()
         self.space, self.squeeze = space, Squeeze()
         shape = space.shape
-        self.image = len(shape) == 3 and not any(side % 2 for side in shape[1:])
+        self.image = len(shape) == 3 and config.levels > 0 and not (shape[1] % 2 or shape[2] % 2)
         width, parts = config.width, []
         if self.image:
             channels, sites = 4 * shape[0], (shape[1] // 2, shape[2] // 2)

@@ -38,9 +38,9 @@ from likely.space import Integers, Reals, Space
 class Flow(nn.Module):
     """A normalised, invertible density over `Reals`.
 
-    Three axes (C, H, W) are an image, all other shapes a vector; so is an image of one channel whose height or width
-    is odd, for nothing in it can be coupled. y is a label or a real vector. Verbs: Trainable, Samples, Exact,
-    Invertible (z is flat, (B, D)).
+    Three axes (C, H, W) are an image unless `config.levels` is 0, all other shapes a vector; so is an image of one
+    channel whose height or width is odd, for nothing in it can be coupled. y is a label or a real vector. Verbs:
+    Trainable, Samples, Exact, Invertible (z is flat, (B, D)).
     """
 
     players = ("model",)
@@ -48,7 +48,7 @@ class Flow(nn.Module):
     def __init__(self, config: FlowConfig, space: Reals, condition: Space | None = None) -> None:
         super().__init__()
         self.config, self.space, self.condition = config, space, condition
-        self.image = len(space.shape) == 3 and (space.shape[0] > 1 or not any(side % 2 for side in space.shape[1:]))
+        self.image = is_image(config, space.shape)
         self.shape = space.shape if self.image else (space.dims,)  # what the transforms see
         context = context_size(condition)
         self.transform = images(config, self.shape, context) if self.image else vectors(config, space.dims, context)
@@ -96,6 +96,11 @@ class Flow(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+
+def is_image(config: FlowConfig, shape: tuple[int, ...]) -> bool:
+    """Whether convolutions see this shape, or it is taken as a vector."""
+    return len(shape) == 3 and config.levels > 0 and (shape[0] > 1 or not (shape[1] % 2 or shape[2] % 2))
 
 
 def vectors(config: FlowConfig, dims: int, context: int) -> Transform:
