@@ -104,7 +104,7 @@ ONE_THREAD = ("test", "test-long", "docs", "lint")
 
 
 def run(steps, threads):
-    """Run tools of .venv one after the other; the first failure's exit status, else 0.
+    """Run tools of .venv, all of them; the first failure's exit status, else 0.
 
     `likely` runs where the caller stands, so that files can be named as usual; the others at the checkout's root.
     """
@@ -113,6 +113,7 @@ def run(steps, threads):
     environment.pop("PYTHONHOME", None)
     if threads:
         environment.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    failed = 0
     for step in steps:
         command = [str(BIN / step[0]), *step[1:]]
         folder = Path.cwd() if step[0] == "likely" else ROOT
@@ -122,9 +123,8 @@ def run(steps, threads):
         if len(steps) > 1:
             say(shlex.join(step))
         status = subprocess.call(command, cwd=folder, env=environment)
-        if status:
-            return status if status > 0 else 128 - status
-    return 0
+        failed = failed or (status if status >= 0 else 128 - status)
+    return failed
 
 
 # The environment ----------------------------------------------------------------------------------------------------
