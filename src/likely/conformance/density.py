@@ -169,14 +169,14 @@ def conditionals(subject: Subject) -> str:
 def chain(subject: Subject) -> str:
     """D4 The steps of an ordered model multiply to its density, and see only what came before.
 
-    Over every state (512 spread ones of a larger space) the log p of the steps add up to log_prob within 1e-9 in
+    Over every state (128 spread ones of a larger space) the log p of the steps add up to log_prob within 1e-9 in
     float64. With the later half of the values changed, the parameters of every earlier step, and the earlier entries
     of `log_prob_sites` where the model shows it, keep their bits.
     """
     subject.need(Ordered)
     subject.need(Exact)
     worst, off, where = 0.0, 0.0, ""
-    x = _spread(subject, 512)
+    x = _spread(subject, 128)
     n = subject.space.len(x)
     for state, model in subject.variants().items():
         for y in subject.conditions():
@@ -254,7 +254,7 @@ def marginals(subject: Subject) -> str:
     log_marginal with everything seen is log_prob and with nothing seen 0, within 1e-9. In enumerable spaces 8 random
     masks agree with brute-force sums within 1e-9, in small real ones with quadrature over one coordinate within 1e-6;
     `sample_given` keeps the seen cells and passes a G-test at 1e-6 against the exact conditional, with the draws that
-    see an effect of w = 0.06 at power 0.999.
+    see an effect of w = 0.1 at power 0.999.
     """
     subject.need(Marginal)
     x, _ = subject.some(16)

@@ -87,8 +87,8 @@ def learns(subject: Subject) -> str:
     """G10 Training lowers the loss on a little data, beyond five standard errors.
 
     200 full-batch steps of Adam at 1e-2 on 32 structured rows in the model's own dtype; the loss before and after over
-    the same 64 noises, so that the error is that of a paired difference. A learner in closed form never lowers its
-    likelihood in 10 passes of EM (beyond 1e-6 relative), and gains.
+    the same 64 noises, so that the error is that of a paired difference. 10 passes of EM gain likelihood, and none
+    loses more than 1 % of the gain (smoothed statistics climb a penalised likelihood, not quite this one).
     """
     if not isinstance(subject.model, nn.Module):
         raise Skip("no torch module")
@@ -97,10 +97,11 @@ def learns(subject: Subject) -> str:
     x, y = subject.data(32)
     if not has(model, Trainable):
         losses = train(model.double(), subject.wider(x), y, 10, subject.seed)
-        slips = max((b - a) / (1 + abs(a)) for a, b in itertools.pairwise(losses))
-        if slips > 1e-6:
-            raise Failed(f"a pass of EM loses {slips:.1e} of its likelihood; accepts 1e-6")
-        return f"EM: {losses[0]:.3f} to {losses[-1]:.3f} nats a row, never up"
+        gained = losses[0] - losses[-1]
+        slip = max(b - a for a, b in itertools.pairwise(losses))
+        if not (gained > 0 and slip <= 0.01 * gained):
+            raise Failed(f"EM goes from {losses[0]:.4f} to {losses[-1]:.4f} nats a row, and once up by {slip:.1e}")
+        return f"EM: {losses[0]:.3f} to {losses[-1]:.3f} nats a row, never up by more than {max(slip, 0.0):.1e}"
     if len(model.players) > 1:
         raise Skip("players against each other: no single loss falls")
 

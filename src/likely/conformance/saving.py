@@ -72,7 +72,7 @@ def digests_in_new_process(subjects: list[Subject]) -> list[str]:
 
     from likely.space import to_json
 
-    code = "import sys; from likely.conformance.general import digest_of_file as d; print(*map(d, sys.argv[1:]))"
+    code = "import sys; from likely.conformance.saving import digest_of_file as d; print(*map(d, sys.argv[1:]))"
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for i, subject in enumerate(subjects):

@@ -69,10 +69,10 @@ def g_test(counts: Tensor, probability: Tensor, least: float = 10.0) -> tuple[fl
     return float(stats.chi2.sf(statistic, freedom)), freedom
 
 
-def draws_needed(cells: int, effect: float = 0.06, comparisons: int = 1) -> int:
+def draws_needed(cells: int, effect: float = 0.1, comparisons: int = 1) -> int:
     """Draws with which a G-test over so many cells sees an effect w = sqrt(sum (q - p)^2 / p) with power 0.999.
 
-    w = 0.06 is, for instance, 6 % more of one half of a fair split and less of the other; at most 200,000.
+    w = 0.1 is, for instance, 10 % more of one half of a fair split and less of the other; at most 200,000.
     """
     freedom = max(cells - 1, 1)
     critical = stats.chi2.isf(FALSE_FAIL / comparisons, freedom)

@@ -188,11 +188,11 @@ class Subject:
         centre, scale = self.frame(state, place)
         codes = category_codes(self.space)
         parts = [
-            stratify(self.density(state, place, code), centre, scale, 400_000 // len(codes), self.seed + 6)
+            stratify(self.density(state, place, code), centre, scale, 200_000 // len(codes), self.seed + 6)
             for code in codes
         ]
-        points, mass = zip(*parts, strict=True)
-        return torch.cat(points), torch.cat(mass)
+        points, mass = (torch.cat(part) for part in zip(*parts, strict=True))
+        return points[mass > 1e-13], mass[mass > 1e-13]
 
     def density(self, state: str, place: int, code: Tensor) -> Callable[[Tensor], Tensor]:
         """log p as a function of the real numbers of x, the categories being `code`."""
