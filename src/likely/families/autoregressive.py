@@ -176,7 +176,7 @@ def _spread(bias: Tensor, each: DiscretisedLogisticMixture) -> None:
 
 
 def _tiny() -> dict[str, Tiny]:
-    vector, grey, colour = Integers((3,), 5), Integers((1, 3, 3), 2), Integers((3, 2, 2), 2)
+    vector, grey, colour = Integers((3,), 5), Integers((1, 2, 3), 2), Integers((3, 2, 2), 2)
     labels = Integers((), 2)
     small = {"width": 8, "layers": 2, "kernel": 3, "inner_kernel": 3, "components": 2}
 
