@@ -368,7 +368,7 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
             config=(FlagCreatePairsOff,),
         )
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         sys.stderr.write(f"likely: {_sentence(error)}\n")
         status = 2
     except KeyboardInterrupt:

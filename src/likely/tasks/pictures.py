@@ -99,50 +99,53 @@ def _rows(x: Any, space: Space) -> list[list[Any]]:
     return table
 
 
-def _axes(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float) -> Any:
     """A figure of our own, drawn off screen and without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure
+
+
+def _plain(axes: Any, xlabel: str = "", ylabel: str = "") -> Any:
+    """Axes without a box, in our ink."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
-    return figure, axes
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
+    return axes
 
 
 def scatter(x: Tensor) -> Any:
-    """Points of the plane."""
-    figure, axes = _axes(5, 5)
+    """A figure of points in the plane."""
+    figure = _figure(5, 5)
+    axes = _plain(figure.add_subplot())
     axes.scatter(x[:, 0], x[:, 1], s=6, color=BLUE, alpha=0.6, linewidths=0)
     axes.set_aspect("equal")
     return figure
 
 
-def histograms(values: dict[str, list[float]], xlabel: str, width: float = 5.2, height: float = 2.8) -> Any:
-    """The distributions of several sets of numbers over one axis."""
-    figure, axes = _axes(width, height)
-    every = np.concatenate([np.asarray(v) for v in values.values()])
-    bins = np.linspace(every.min(), every.max(), 41)
-    for (name, numbers), colour in zip(values.items(), (BLUE, ORANGE, GREY), strict=False):
-        axes.hist(numbers, bins, color=colour, alpha=0.65, label=name)
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel("images", color=INK)
-    axes.legend(frameon=False, fontsize=9)
-    return figure
-
-
-def curves(lines: dict[str, tuple[list[float], list[float]]], xlabel: str, ylabel: str) -> Any:
-    """Several curves over one axis; a dot marks where each passes x = 0.5."""
-    figure, axes = _axes(5.2, 3.2)
-    for (name, (xs, ys)), colour in zip(lines.items(), (BLUE, ORANGE, GREY), strict=False):
-        axes.plot(xs, ys, color=colour, label=name, linewidth=2)
-        axes.plot([0.5], [float(np.interp(0.5, xs, ys))], "o", color=colour)
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel(ylabel, color=INK)
-    axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+def turned_figure(r: dict[str, Any]) -> Any:
+    """The tour's third point from its figures: bits of p(x) upright and turned, and who is right in what is kept."""
+    figure = _figure(10.4, 3.4)
+    left, right = figure.subplots(1, 2)
+    _plain(left, "bits per dimension of p(x)", "digits")
+    bins = np.linspace(min(r["bits_upright"]), max(r["bits_turned"]), 41)
+    for name, colour in (("upright", BLUE), ("turned", ORANGE)):
+        label = "upright" if name == "upright" else "turned by 90°"
+        left.hist(r[f"bits_{name}"], bins, color=colour, alpha=0.65, label=label)
+    _plain(right, "share of the pool kept, the most trusted first", "right among the kept")
+    lines = (("px", "trust p(x)", BLUE), ("py", "trust max p(y | x)", ORANGE), ("softmax", "trust a softmax", GREY))
+    for key, label, colour in lines:
+        right.plot(r["shares"], r["curves"][key], color=colour, label=label, linewidth=2)
+        right.plot([0.5], [r[f"kept_half_{key}"]], "o", color=colour)
+        at = (0.5, r[f"kept_half_{key}"])
+        right.annotate(f"{at[1]:.0%}", at, (4, 5), textcoords="offset points", color=colour, fontsize=9)
+    right.set_ylim(0, 1.08)
+    for axes, corner in ((left, "upper right"), (right, "lower left")):
+        axes.legend(frameon=False, fontsize=9, loc=corner)
     return figure
 
 

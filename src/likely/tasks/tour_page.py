@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from likely.space import Integers
-from likely.tasks.pictures import curves, histograms, picture, png_uri, svg
+from likely.tasks.pictures import picture, png_uri, svg, turned_figure
 
 _STYLE = """
 :root { --ink:#1d2733; --soft:#5b6672; --paper:#fbfaf7; --card:#ffffff; --line:#e3e0d8; --good:#2b6cb0; --bad:#c2410c }
@@ -44,9 +44,6 @@ def tour_page(record: dict[str, Any], space: Integers) -> str:
     half, percent = r["test_rows"], "{:.0%}".format
     codecs = "".join(f"<tr><td>{escape(n)}, one file</td><td>{b:.2f}</td></tr>" for n, b in r["codecs"].items())
     bits = f"{escape(r['kind'])} {r['bits_per_dim']:.3f} ± {r['bits_per_dim_stderr']:.3f}"
-    seen = histograms({"upright": r["bits_upright"], "turned by 90°": r["bits_turned"]}, "bits per dimension of p(x)")
-    names = {"px": "keep by p(x)", "py": "keep by max p(y | x)", "softmax": "keep by softmax"}
-    kept = curves({names[n]: (r["shares"], c) for n, c in r["curves"].items()}, "share of the pool kept", "right")
     sure = r["sure"]
     samples = "".join(
         f'<div><img alt="sample for {label}" src="{_uri(pixels, space)}">{label}</div>'
@@ -87,13 +84,12 @@ Nobody could have picked them.</p>
 <p>Turned by 90 degrees a digit means nothing any more. The joint's own p(y | x) is still
 {percent(sure["joint_turned"])} sure on average (upright: {percent(sure["joint_upright"])}), the softmax classifier
 {percent(sure["softmax_turned"])} (upright: {percent(sure["softmax_upright"])}). But p(x) falls:</p>
-<figure>{svg(seen)}</figure>
+<figure>{svg(turned_figure(r))}</figure>
 <p>Pool the {half} upright digits with the {half} turned ones and keep the half that you trust more. A turned digit
 never counts as right.</p>
 <div class="tiles"><div class="tile"><b class="good">{r["kept_half_px"]:.1%}</b><span>right, kept by p(x)</span></div>
 <div class="tile"><b class="bad">{r["kept_half_py"]:.1%}</b><span>right, kept by max p(y | x)</span></div>
 <div class="tile"><b class="bad">{r["kept_half_softmax"]:.1%}</b><span>right, kept by the softmax</span></div></div>
-<figure>{svg(kept)}</figure>
 
 <h2>4. Single verdicts</h2>
 <p>A class is given only where p(x) says that the picture could have come from where the training data came from: a
