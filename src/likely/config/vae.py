@@ -64,6 +64,6 @@ PRESETS: dict[str, Any] = {
     "mlp": VAE(hidden=(512, 512), latent=32),
     "conv": VAE(network="conv", channels=(32, 64, 128), latent=64),
     "small": VAE(network="conv", channels=(32, 64), latent=32, warmup=200),
-    "digits": VAE(hidden=(256, 256), latent=16, observation="categorical"),
+    "digits": VAE(hidden=(256, 256), latent=16, observation="logistic", logistics=3),
     "bernoulli": VAE(hidden=(512,), latent=16, observation="bernoulli"),
 }
