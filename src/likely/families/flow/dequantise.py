@@ -82,7 +82,10 @@ class MarginalCells(Cells):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def start(self, x: Tensor) -> None:
-        """Take the histograms from x (n, *shape), drawn towards the channel's one and a little to the uniform."""
+        """Take the histograms from x (n, *shape), every one drawn towards its channel's.
+
+        How far, each dimension decides by the likelihood of its own rows when they are left out one at a time.
+        """
         if self.started or not x.shape[0]:
             return
         n, levels = x.shape[0], self.levels
@@ -92,7 +95,13 @@ class MarginalCells(Cells):
         channel = count.reshape(groups, -1, levels).sum(1) + 1.0
         channel = channel / channel.sum(1, keepdim=True)
         channel = channel.repeat_interleave(count.shape[0] // groups, 0)
-        mass = (count + 4 * channel) / (n + 4)
+        best, mass = count.new_full(count.shape[:1], -math.inf), channel
+        for strength in (0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0):  # pseudo-counts of the channel's histogram
+            left_out = (count - 1).clamp(min=0) + strength * channel
+            score = (count * left_out.log()).sum(1) - n * math.log(n - 1 + strength)
+            better = score > best
+            best = torch.where(better, score, best)
+            mass = torch.where(better[:, None], (count + strength * channel) / (n + strength), mass)
         self.mass.copy_(0.999 * mass + 0.001 / levels)
         self.started.fill_(True)
 
@@ -234,12 +243,14 @@ class Dequantised(nn.Module):
         return -self.log_weight(x, y, noise=noise).mean()
 
     def prepare(self, x: Tensor, y: Any = None, *, noise: Noise) -> None:
-        """Takes the histograms from x, then lets the density prepare itself on the filled cells."""
+        """Takes the histograms from x; the density then prepares itself on the filled cells of at most 512 rows."""
         if isinstance(self.cells, MarginalCells):
             self.cells.start(x)
         if hasattr(self.flow, "prepare"):
+            rows = torch.arange(min(x.shape[0], 512), device=x.device)
+            noise, y = noise.at(rows), y if y is None else self.condition.take(y, rows)
             with torch.no_grad():
-                h, _, _, y = self._fill(x, y, noise)
+                h, _, _, y = self._fill(x[rows], y, noise)
             self.flow.prepare(h, y, noise=noise)  # ty: ignore
 
     def _fill(self, x: Tensor, y: Any, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Any]:
