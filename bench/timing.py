@@ -33,14 +33,18 @@ class Timing(NamedTuple):
 def race(cases: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, Timing]:
     """Time every case `repeats` times, in turns so that a busy machine hits all alike, after one run unmeasured."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
-    for turn in range(-1, repeats):
-        for name, case in cases.items():
-            gc.collect()
-            cpu, wall = time.process_time(), time.perf_counter()
-            case()
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            if turn >= 0:
-                times[name].append((cpu, wall))
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(-1, repeats):
+            for name, case in cases.items():
+                cpu, wall = time.process_time(), time.perf_counter()
+                case()
+                cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+                if turn >= 0:
+                    times[name].append((cpu, wall))
+    finally:
+        gc.enable()
     done = {}
     for name, each in times.items():
         cpu = [c for c, _ in each]

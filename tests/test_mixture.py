@@ -241,6 +241,10 @@ def test_gaussian_draws_follow_the_conditional(name):
 @pytest.mark.parametrize("name", ["full", "tied", "diagonal-labels"])
 def test_gaussian_draws_have_the_mixture_s_moments(name):
     model, n = make(name), 40_000
+    with torch.no_grad():
+        model.mean.mul_(0.1)  # so that the covariances show, and not the means alone
+        if hasattr(model, "lower"):
+            model.lower.fill_(0.8)
     weight, mean, covariance = gaussians(model)
     y = None if model.condition is None else torch.ones(n, dtype=torch.int64)
     c = 0 if y is None else 1
@@ -249,7 +253,7 @@ def test_gaussian_draws_have_the_mixture_s_moments(name):
     spread = np.einsum("k,kab->ab", weight[c], covariance[c] + np.einsum("ka,kb->kab", mean[c], mean[c]))
     spread = spread - np.outer(centre, centre)
     assert np.abs(draws.mean(0) - centre).max() < 5 * math.sqrt(spread.max() / n)
-    assert np.abs(np.cov(draws.T, bias=True) - spread).max() < 0.05 * spread.max()
+    assert np.abs(np.cov(draws.T, bias=True) - spread).max() < 0.04 * spread.max()
 
 
 def test_table_density_sums_and_integrates_to_one():
