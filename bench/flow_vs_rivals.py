@@ -20,7 +20,7 @@ from likely.noise import Noise
 from likely.registry import build
 from likely.space import Reals
 
-D, LAYERS, WIDTH, BATCH, REPEATS, INNER = 16, 5, 64, 512, 25, 10
+D, LAYERS, WIDTH, BATCH, REPEATS, INNER = 16, 5, 64, 512, 15, 3
 
 
 def of_normflows() -> tuple[nn.Module, object, object]:
@@ -79,7 +79,13 @@ def main() -> None:
         for case, (a, b) in cases.items():
             times = timing.race({"ours": a, "rival": b}, REPEATS)
             row = timing.against("flow_vs_rivals", case, f"{rival} {version}", times)
-            more = {"calls": INNER, "batch": BATCH, "dims": D, "parameters_ours": sizes[0], "parameters_rival": sizes[1]}
+            more = {
+                "calls": INNER,
+                "batch": BATCH,
+                "dims": D,
+                "parameters_ours": sizes[0],
+                "parameters_rival": sizes[1],
+            }
             timing.record(timing.RESULTS / "flow.jsonl", row | more, ("normflows", "zuko"))
 
 
