@@ -85,7 +85,7 @@ def prepare(model: Any, batches: Batches, config: TrainConfig) -> None:
         rows = min(batches.n, config.pass_rows if has(model, ClosedForm) else config.prepare_rows)
         x, y = batches.take(batch_indices(batches.n, rows, 0, config.seed))
         with torch.no_grad():
-            torch.manual_seed(derived(config.seed, "prepare"))
+            seed_dropout(derived(config.seed, "prepare"), batches.device)
             model.prepare(x, y, noise=Noise(derived(config.seed, "prepare"), torch.arange(rows, device=batches.device)))
 
 
@@ -149,7 +149,7 @@ class Gradient:
             )
             first = step * config.batch + part * size
             noise = Noise(self.seeds[player], torch.arange(first, first + size, device=device))
-            torch.manual_seed((self.seeds[player] + 0x9E3779B97F4A7C15 * (first + 1)) % 2**63)  # dropout
+            seed_dropout((self.seeds[player] + 0x9E3779B97F4A7C15 * (first + 1)) % 2**63, device)
             last = piece + 1 == config.accumulate
             with contextlib.nullcontext() if last else team.unsynced(self.loss):
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -247,6 +247,15 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def derived(seed: int, what: str) -> int:
     """A 63-bit seed for one use, apart from those of all others."""
     return int.from_bytes(hashlib.sha256(f"{what}, seed {seed}".encode()).digest()[:8], "big") >> 1
+
+
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed torch's own generator, which `fit` has forked: dropout and the like draw from it.
+
+    Not by `torch.manual_seed`: where a GPU library is not initialised that keeps a stack trace for later at each call.
+    """
+    generator = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index]
+    generator.manual_seed(seed)
 
 
 def within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
