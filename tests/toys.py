@@ -298,7 +298,7 @@ class Normal(Model):
 
 
 class OnlySamples(Model):
-    """Samples and nothing else: what a GAN can promise."""
+    """Samples: what a GAN can promise, and nothing else."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -164,7 +164,7 @@ class Table(Space):
         if not isinstance(x, Rows):
             cells = _tensor(x, name)
             cells = cells if cells.dtype.is_floating_point else cells.to(torch.get_default_dtype())
-            x = Rows(cells.nan_to_num(0.0), ~cells.isnan())
+            x = Rows(cells.masked_fill(cells.isnan(), 0.0), ~cells.isnan())
         cells, seen = x
         if not cells.dtype.is_floating_point or seen.dtype != torch.bool:
             raise TypeError(f"{name} holds {_dtype(cells)} cells and a {_dtype(seen)} mask; accepts floats and bool")

@@ -50,7 +50,7 @@ def round_trips(subject: Subject) -> str:
                 if state != "given":
                     continue
                 model = subject.copied()
-                if next(iter(model.parameters())).dtype != torch.float32:
+                if any(p.dtype != torch.float32 for p in model.parameters()):
                     continue
             for place, y in enumerate(subject.conditions()):
                 x = _points(subject, state, place, 64)

@@ -198,8 +198,9 @@ def precision(subject: Subject) -> str:
     """
     subject.need(Exact, Unnormalised)
     model, wide = subject.copied(), subject.wide("given")
-    if not isinstance(model, nn.Module) or next(iter([*model.parameters(), *model.buffers()])).dtype != torch.float32:
-        raise Skip("parameters are not float32")
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    if not tensors or tensors[0].dtype != torch.float32:
+        raise Skip("no float32 parameters")
     x, y = subject.some(64)
     name = "log_prob" if has(model, Exact) else "energy"
     with scoring(model), scoring(wide):
