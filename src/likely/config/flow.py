@@ -64,7 +64,7 @@ PRESETS: dict[str, Flow] = {
     "default": Flow(),
     "realnvp": Flow(),
     "glow": Flow(architecture="glow", mixing="linear", activation="relu", depth=8, levels=3, width=128),
-    "small": Flow(architecture="glow", mixing="linear", activation="relu", depth=4, levels=2, width=64),
+    "small": Flow(architecture="glow", mixing="linear", activation="relu", depth=2, levels=2, width=64),
     "digits": Flow(levels=0, width=128),
     "toys2d": Flow(depth=12, width=64, architecture="glow", mixing="linear"),
 }
