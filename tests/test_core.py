@@ -181,6 +181,14 @@ def test_noise_leaves_global_state_alone():
     assert before[2] == random.getstate()
 
 
+def test_noise_of_nothing():
+    for shape in ((0,), (2, 0)):
+        assert Noise(0, 3).normal(shape).shape == (3, *shape)
+        assert Noise(0, 3).integers(5, shape).shape == (3, *shape)
+    assert Noise(0, 0, 2).normal((4,)).shape == (0, 4)
+    assert Noise(0, 0).uniform().shape == (0,)
+
+
 def test_expand_puts_draws_of_a_row_side_by_side():
     assert Noise(0, 2, 3).expand(torch.tensor([4, 9])).tolist() == [4, 4, 4, 9, 9, 9]
     assert Noise(0, 2, 3).count == 6

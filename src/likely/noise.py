@@ -97,7 +97,7 @@ class Noise:
         radius = _shifted(word, 32).to(wide).add_(0.5).mul_(2.0**-32).log_().mul_(-2).clamp_(min=0).sqrt_()
         angle = (word & 0xFFFFFFFF).to(wide).mul_(2 * math.pi * 2.0**-32)
         pair = torch.cat([radius * angle.cos(), radius.mul_(angle.sin_())], 1)[:, :size]
-        return pair.reshape(-1, *shape).to(dtype)
+        return pair.reshape(self.count, *shape).to(dtype)
 
     def gumbel(self, shape: Iterable[int] = (), *, dtype: torch.dtype | None = None) -> Tensor:
         """Standard Gumbel: the arg-max of logits plus this is a draw from their softmax."""
@@ -126,4 +126,4 @@ class Noise:
         self.calls += 1
         key = _mix(self._keys + _signed(self.calls * 0xD1342543DE82EF95 % 2**64))
         offset = torch.arange(1, math.prod(shape) + 1, device=key.device) * _GOLDEN
-        return _mix(key[:, None] + offset).reshape(-1, *shape)
+        return _mix(key[:, None] + offset).reshape(self.count, *shape)
