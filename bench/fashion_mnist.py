@@ -23,14 +23,25 @@ from likely.train import TrainConfig
 BUDGET = 600.0
 """CPU seconds of training."""
 
+IMAGES = {"ema": 0.99, "lr": 2e-3, "betas": (0.9, 0.99)}
+
 CASES: dict[str, dict[str, Any]] = {
     "mixture": {"family": "mixture", "preset": "large", "train": {"pass_rows": 8192}},
-    "autoregressive": {"family": "autoregressive", "preset": "small", "train": {"batch": 32, "lr": 2e-3}},
-    "vae": {"family": "vae", "preset": "small", "k": 64, "train": {"batch": 128, "lr": 2e-3}},
-    "flow": {"family": "flow", "preset": "small", "k": 16, "train": {"batch": 32, "lr": 2e-3}},
-    "joint": {"family": "joint", "preset": "autoregressive", "model": {"part": "autoregressive:small"}, "rows": 1000,
-              "train": {"batch": 32, "lr": 2e-3}},
-}  # fmt: skip
+    "autoregressive": {
+        "family": "autoregressive",
+        "preset": "small",
+        "train": {**IMAGES, "batch": 16, "precision": "bfloat16"},
+    },
+    "vae": {"family": "vae", "preset": "small", "k": 64, "train": {**IMAGES, "batch": 64}},
+    "flow": {"family": "flow", "preset": "small", "k": 16, "train": {**IMAGES, "batch": 64}},
+    "joint": {
+        "family": "joint",
+        "preset": "autoregressive",
+        "model": {"part": "autoregressive:small"},
+        "rows": 1000,
+        "train": {**IMAGES, "batch": 16, "precision": "bfloat16"},
+    },
+}
 
 
 def run(name: str, case: dict[str, Any], data: Any) -> None:

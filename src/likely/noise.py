@@ -38,6 +38,14 @@ def _mix(word: Tensor) -> Tensor:
     return word.bitwise_xor_(_shifted(word, 31))
 
 
+def _mix_int(word: int) -> int:
+    """`_mix` of one word, unsigned."""
+    word %= 2**64
+    word = (word ^ word >> 30) * _MIX_1 % 2**64
+    word = (word ^ word >> 27) * _MIX_2 % 2**64
+    return word ^ word >> 31
+
+
 class Noise:
     """A source of draws for B rows, k draws each; every call is the next independent draw.
 
@@ -59,9 +67,13 @@ class Noise:
         self.seed, self.rows, self.draws = seed, rows, len(numbers)
         self.calls = 0
         high, low = divmod(seed % 2**128, 2**64)
-        start = _mix(_mix(rows.new_full((), _signed(low)) + _GOLDEN) + _signed(high))
-        number = torch.tensor(list(numbers), dtype=torch.int64, device=rows.device)
-        self._keys = _mix(_mix(start + rows * _GOLDEN)[:, None] + number * _MIX_2).flatten()
+        start = _mix_int(_mix_int(low + _GOLDEN) + high)
+        keys = _mix(rows * _GOLDEN + _signed(start))
+        if numbers == range(1):
+            self._keys = _mix(keys)
+        else:
+            number = torch.arange(numbers.start, numbers.stop, numbers.step, device=rows.device)
+            self._keys = _mix(keys[:, None] + number * _MIX_2).flatten()
 
     @property
     def count(self) -> int:

@@ -202,14 +202,22 @@ VERBS: dict[str, Any] = {
 }
 
 
+_METHODS = {
+    verb: [name for name in vars(verb) if name[0] != "_" and callable(vars(verb)[name])] for verb in VERBS.values()
+}
+
+
 def verbs(model: Any) -> tuple[str, ...]:
     """Names of the verbs that a model has, in the order of the table of families."""
-    return tuple(name for name, verb in VERBS.items() if isinstance(model, verb))
+    return tuple(name for name, verb in VERBS.items() if has(model, verb))
 
 
 def has(model: Any, *needed: Any) -> bool:
-    """Whether a model has every one of these protocols."""
-    return all(isinstance(model, verb) for verb in needed)
+    """Whether a model has every one of these protocols: their attributes, and their methods as methods.
+
+    A plain protocol check would take a parameter that happens to be called `log_weight` for the verb.
+    """
+    return all(isinstance(model, verb) and all(callable(getattr(model, m)) for m in _METHODS[verb]) for verb in needed)
 
 
 def require(model: Any, needed: Any, task: str) -> None:
@@ -218,7 +226,7 @@ def require(model: Any, needed: Any, task: str) -> None:
     The sentence says what the task needs, what this model is and what it can do.
     """
     options = needed if isinstance(needed, tuple) else (needed,)
-    if not any(isinstance(model, verb) for verb in options):
+    if not any(has(model, verb) for verb in options):
         want = " or ".join(verb.__name__ for verb in options)
         can = ", ".join(verbs(model)) or "no verb of likely.verbs"
         raise TypeError(f"{task} needs a model that is {want}; {name_of(model)} is {can}")

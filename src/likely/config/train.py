@@ -66,7 +66,7 @@ class TrainConfig(Config):
     pass_rows: Count = 4096
     """Rows that a learner in closed form sees at a time, and that its data-dependent start sees."""
 
-    prepare_rows: Count = 512
+    prepare_rows: Count = 4096
     """Rows that the data-dependent start of a gradient learner sees."""
 
     valid_every: Annotated[int, Field(ge=0)] | None = None

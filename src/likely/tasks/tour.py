@@ -73,7 +73,15 @@ RECIPE: dict[str, Any] = {
     "family": "joint",
     "model": {"part": "autoregressive:digits"},
     "data": {"source": "digits"},
-    "train": {"steps": 800, "batch": 64},
+    "train": {
+        "steps": 800,
+        "batch": 50,
+        "lr": 2e-3,
+        "betas": [0.9, 0.99],
+        "ema": 0.99,
+        "valid_every": 400,
+        "threads": 1,
+    },
 }
 """What the tour trains."""
 

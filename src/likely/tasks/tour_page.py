@@ -65,8 +65,8 @@ knows p(x): it can tell when it has seen nothing of the kind. Here both learned 
 <div class="tiles"><div class="tile"><b>{bits}</b><span>bits per dimension of the test digits</span></div>
 <div class="tile"><b>{r["accuracy"]:.1%}</b>
 <span>accuracy of the joint (softmax: {r["softmax_accuracy"]:.1%})</span></div>
-<div class="tile"><b>{r["auroc_rot90_px"]:.2f}</b><span>AUROC of p(x), upright against turned</span></div>
-<div class="tile"><b>{r["auroc_rot90_py"]:.2f}</b><span>AUROC of p(y | x) for the same</span></div></div>
+<div class="tile"><b>{r["auroc_rot90_px"]:.3f}</b><span>AUROC of p(x), upright against turned</span></div>
+<div class="tile"><b>{r["auroc_rot90_py"]:.3f}</b><span>AUROC of p(y | x) for the same</span></div></div>
 
 <h2>1. What it imagines</h2>
 <p>The first 64 samples of a seed that follows from the weights, in order, each under the class asked for.
