@@ -63,7 +63,7 @@ PRESETS: dict[str, Any] = {
     "default": VAE(),
     "mlp": VAE(hidden=(512, 512), latent=32),
     "conv": VAE(network="conv", channels=(32, 64, 128), latent=64),
-    "small": VAE(network="conv", channels=(32, 64), latent=32, warmup=200),
+    "small": VAE(network="conv", channels=(32, 64), blocks=0, latent=32, logistics=3, warmup=200),
     "digits": VAE(hidden=(256, 256), latent=16, observation="logistic", logistics=3),
     "bernoulli": VAE(hidden=(512,), latent=16, observation="bernoulli"),
 }
