@@ -142,7 +142,9 @@ def turned_figure(r: dict[str, Any]) -> Any:
         right.plot(r["shares"], r["curves"][key], color=colour, label=label, linewidth=2)
         right.plot([0.5], [r[f"kept_half_{key}"]], "o", color=colour)
         at = (0.5, r[f"kept_half_{key}"])
-        right.annotate(f"{at[1]:.0%}", at, (4, -13 if key == "py" else 5), textcoords="offset points", color=colour, fontsize=9)
+        right.annotate(
+            f"{at[1]:.0%}", at, (4, -13 if key == "py" else 5), textcoords="offset points", color=colour, fontsize=9
+        )
     right.set_ylim(0, 1.08)
     for axes, corner in ((left, "upper right"), (right, "lower left")):
         axes.legend(frameon=False, fontsize=9, loc=corner)
