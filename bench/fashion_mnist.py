@@ -19,6 +19,7 @@ from timing import RESULTS, record
 
 import likely as lk
 from likely.train import TrainConfig
+from likely.verbs import ClosedForm, has
 
 BUDGET = 600.0
 """CPU seconds of training."""
@@ -53,7 +54,7 @@ def run(name: str, case: dict[str, Any], data: Any) -> None:
     def model() -> Any:
         return lk.build(family, data.space, condition, preset=preset, **case.get("model", {}))
 
-    closed = "ClosedForm" in lk.verbs(model())
+    closed = has(model(), ClosedForm)
     first = 1 if closed else 30
     began = time.process_time()
     lk.fit(model(), data, steps=first, progress=False, tol=0, **fields)

@@ -288,3 +288,11 @@ def test_constraints_pin_what_is_asked_for() -> None:
 
 def test_typed() -> None:
     assert (ROOT / "src/likely/py.typed").exists()
+
+
+def test_no_public_name_hides_behind_a_module() -> None:
+    """`likely.verbs` is a module; a public function of that name would be it or not, by the order of imports."""
+    import likely
+
+    modules = {path.stem for path in (ROOT / "src" / "likely").iterdir()}
+    assert not modules & set(likely.__all__)

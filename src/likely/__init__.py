@@ -20,8 +20,8 @@ _HOME = {
     "Noise": "noise",
     "LogProb": "logprob",
     "log_prob": "logprob",
+    "log_posterior": "logprob",
     "sample": "logprob",
-    "verbs": "verbs",
     "require": "verbs",
     "build": "registry",
     "Data": "data",
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
     from likely.data import Data, load
     from likely.families.flow import Dequantised
     from likely.families.joint import ClassConditional
-    from likely.logprob import LogProb, log_prob, sample
+    from likely.logprob import LogProb, log_posterior, log_prob, sample
     from likely.noise import Noise
     from likely.registry import build
     from likely.space import Column, Integers, Reals, Rows, Table
     from likely.tasks.decide import decide
     from likely.tasks.evaluate import evaluate
     from likely.train import fit, load_model, save
-    from likely.verbs import require, verbs
+    from likely.verbs import require
 
 
 def __getattr__(name: str) -> Any:
