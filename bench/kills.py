@@ -131,6 +131,7 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     train(whole)
     takes = time.monotonic() - began_run
     made = {"kills": 0, "runs": 0, "byte_equal": 0, "lost": 0, "restarts": 0}
+    differ: list[str] = []
     places = {"at a time": 0, "in a write": 0}
     while made["kills"] < kills:
         run = folder / f"run-{made['runs']}"
@@ -153,10 +154,13 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         made["runs"] += 1
         if Checkpoints(run).steps():
             made["restarts"] += sum(line["kind"] == "restart" for line in Ledger(run).lines())
-            made["byte_equal"] += not differences(run, whole)
-        shutil.rmtree(run, ignore_errors=True)
+            found = differences(run, whole)
+            made["byte_equal"] += not found
+            differ += found
+        if not differ:
+            shutil.rmtree(run, ignore_errors=True)
     seconds = {"unbroken_seconds": round(takes, 3), "seconds": round(time.monotonic() - began, 1)}
-    return {**made, "places": places, **seconds}
+    return {**made, "places": places, "differ": differ, **seconds}
 
 
 def main() -> None:

@@ -74,14 +74,15 @@ def test_accumulation_and_bfloat16_take_the_same_batch():
         model = Net().eval()
         model.train = lambda mode=True: model  # no dropout, and no replay buffer below: they follow the pieces
         model.loss = lambda x, y=None, *, player, noise: (0.1 * noise.normal((6,)).sum(1) - model.log_prob(x)).mean()
-        return [line["loss"] for line in fit(model, bits(), steps=6, log_every=1, **PLAIN, **fields).history[:-1]]
+        lines = fit(model, bits(), steps=6, log_every=1, **PLAIN, **fields).history[:-1]
+        return [line[number] for line in lines for number in ("loss", "grad_norm")]
 
     whole = curve()
     assert curve(accumulate=4) == pytest.approx(whole, rel=1e-5)
     assert curve(seed=1) != pytest.approx(whole, rel=1e-3)
     low = curve(precision="bfloat16")
     assert low != whole
-    assert low == pytest.approx(whole, rel=0.02)
+    assert low == pytest.approx(whole, rel=0.05)
 
 
 def test_training_learns_and_leaves_the_world_as_it_was():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -117,6 +118,15 @@ def test_a_finished_run_is_loaded_and_can_go_on(tmp_path):
     assert same(again.history) == same(first.history)
     further = fit(Net(seed=5), bits(), run=run, resume=True, steps=6)
     assert (further.step, further.reason) == (6, "steps")
+
+
+def test_a_kill_between_the_last_checkpoint_and_the_last_line(tmp_path, unbroken):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken["net"].run, run)
+    ledger = run / "ledger.jsonl"
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(True)[:-2]))  # "stop", and "checkpoint" before it
+    for _ in range(2):
+        assert_same(fit(Net(), bits(), run=run, resume=True), unbroken["net"])
 
 
 def test_resume_says_what_does_not_fit(tmp_path):

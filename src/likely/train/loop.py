@@ -191,7 +191,9 @@ class _Fit:
             if due or late or last:
                 self._save(last)
                 saved = time.monotonic()
-        if self.step > began:
+        # a kill may have come between the last checkpoint and the last line: then it is written now
+        unsaid = self.record.run is not None and Ledger(self.record.run).last("stop") is None
+        if self.step > began or unsaid:
             peak = {"memory": memory(self.device)}
             self.record.note("stop", step=self.step, reason=self.reason or "steps", timing=peak)
 
