@@ -56,7 +56,7 @@ def _against_weights(subject: Subject, state: str) -> str:
     every = subject.enumerable()
     count, conditions = subject.space.len(every), subject.conditions()
     halves = (Noise(subject.seed + 61, 24).uniform((count,)) < 0.5).double()
-    draws, k = 50_000, max(128, min(4096, 400_000 // count) // 64 * 64)
+    draws, k = 30_000, max(128, min(4096, 100_000 // count) // 64 * 64)
     worst = gap = 0.0
     model = subject.wide(state)
     for place, y in enumerate(conditions):

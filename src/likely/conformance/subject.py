@@ -52,6 +52,7 @@ class Subject:
         self.nodes = cache(self._nodes)
         self.strata = cache(self._strata)
         self.draws = cache(self._draws)
+        self.shared: list[Any] = []
 
     # What there is -----------------------------------------------------------------------------------------------
 
@@ -266,16 +267,16 @@ def inputs(space: Space, n: int, seed: int) -> Any:
 def perturb(model: nn.Module, seed: int) -> None:
     """Move every parameter by noise of half its root mean square, and at least 0.1."""
     with torch.no_grad():
-        for i, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
-            size = max(0.5 * float(parameter.square().mean().sqrt()) if parameter.numel() else 0.0, 0.1)
+        for i, parameter in enumerate(p for p in model.parameters() if p.requires_grad and p.numel()):
+            size = max(0.5 * float(parameter.square().mean().sqrt()), 0.1)
             step = Noise(seed + 100 + i, 1).normal(parameter.shape, dtype=torch.float64)[0]
             parameter.add_((size * step).to(parameter.dtype))
 
 
-def train(model: Any, x: Any, y: Any, steps: int, seed: int) -> list[float]:
+def train(model: Any, x: Any, y: Any, steps: int, seed: int, *, prepare: bool = True) -> list[float]:
     """A plain loop, full batch: Adam at 1e-2 for `Trainable`, EM for `ClosedForm`; the loss before each step."""
     n, losses = model.space.len(x), []
-    if hasattr(model, "prepare"):
+    if prepare and hasattr(model, "prepare"):
         model.train()
         model.prepare(x, y, noise=Noise(seed + 7, n))
     if has(model, ClosedForm) and not has(model, Trainable):
