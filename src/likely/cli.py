@@ -14,13 +14,18 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+Words = Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")]
+Name = Annotated[str | None, arg(metavar="NAME")]
+Count = Annotated[int | None, arg(metavar="N")]
+Place = Annotated[Path | None, arg(metavar="PATH")]
+Run = Annotated[Path, arg(metavar="RUN")]
 Json = Annotated[bool, arg(help="Print one JSON object instead of text.")]
-Out = Annotated[Path | None, arg(help="Write the figures to this JSON file as well.")]
+Out = Annotated[Path | None, arg(help="Write the figures to this JSON file as well.", metavar="PATH")]
 Split = Annotated[Literal["train", "valid", "test"], arg(help="Which part of the data.")]
 Seed = Annotated[int, arg(help="Seed of everything random.")]
 
 
-def tour(out: Path | None = None, seed: Seed = 0, json: Json = False) -> None:
+def tour(out: Place = None, seed: Seed = 0, json: Json = False) -> None:
     """See in two minutes what a joint model knows that a classifier does not, on handwritten digits.
 
     Args:
@@ -44,14 +49,14 @@ def tour(out: Path | None = None, seed: Seed = 0, json: Json = False) -> None:
 
 
 def train(
-    what: Positional[str],
-    overrides: Positional[tuple[str, ...]] = (),
-    data: str | None = None,
-    preset: str | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
+    what: Positional[Annotated[str, arg(metavar="FAMILY|RECIPE")]],
+    overrides: Positional[Words] = (),
+    data: Name = None,
+    preset: Name = None,
+    steps: Count = None,
+    seed: Count = None,
     conditional: bool = False,
-    out: Path | None = None,
+    out: Place = None,
     json: Json = False,
 ) -> int:
     """Train a family on data: `likely train vae --data digits`, or `likely train recipe.toml lr=3e-4`.
@@ -85,7 +90,7 @@ def train(
     return _told(result, loaded.name, json)
 
 
-def resume(run: Positional[Path], steps: int | None = None, json: Json = False) -> int:
+def resume(run: Positional[Run], steps: Count = None, json: Json = False) -> int:
     """Go on with a run that was stopped or killed; the result is that of a run never stopped.
 
     Args:
@@ -99,11 +104,11 @@ def resume(run: Positional[Path], steps: int | None = None, json: Json = False) 
 
 
 def evaluate(
-    run: Positional[Path],
-    data: str | None = None,
+    run: Positional[Run],
+    data: Name = None,
     split: Split = "test",
     k: int = 1,
-    limit: int | None = None,
+    limit: Count = None,
     seed: Seed = 0,
     out: Out = None,
     json: Json = False,
@@ -132,11 +137,11 @@ def evaluate(
 
 
 def sample(
-    run: Positional[Path],
+    run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
-    y: str | None = None,
-    seed: int | None = None,
-    out: Path | None = None,
+    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    seed: Count = None,
+    out: Place = None,
     json: Json = False,
 ) -> None:
     """Draw from a model.
@@ -175,8 +180,8 @@ def sample(
 
 
 def decide(
-    run: Positional[Path],
-    inputs: Positional[str | None] = None,
+    run: Positional[Run],
+    inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
     split: Split = "test",
     novelty: float = 0.05,
     unsure: float = 0.0,
@@ -237,14 +242,14 @@ def families(json: Json = False) -> None:
 
 
 def describe(
-    family: Positional[str],
-    overrides: Positional[tuple[str, ...]] = (),
+    family: Positional[Annotated[str, arg(metavar="FAMILY")]],
+    overrides: Positional[Words] = (),
     preset: str = "default",
     data: str = "digits",
     conditional: bool = False,
     json: Json = False,
 ) -> None:
-    """What a model would be, before it is trained: parameters, verbs, memory, cost.
+    """What a model would be, before it is trained: parameters, verbs, memory, cost; and the fields it can be told.
 
     Args:
         family: The family.
@@ -255,7 +260,7 @@ def describe(
     """
     from likely.config import recipe as recipes
     from likely.data import load
-    from likely.registry import config_class
+    from likely.registry import config_class, presets
     from likely.tasks.describe import describe as tell
     from likely.tasks.learn import model_of
     from likely.terminal import description, give
@@ -264,13 +269,17 @@ def describe(
     record = recipes.override(record, overrides, set(config_class(family).model_fields) - {"family"})
     recipe = recipes.parse(record | {"data": record.get("data", {}) | {"source": data}})
     answer = tell(model_of(recipe, load(recipe.data)))
+    told = {
+        name: str(field.description).replace("\n", " ") for name, field in config_class(family).model_fields.items()
+    }
+    answer |= {"presets": list(presets(family)), "fields": told}
     if json:
         give(answer, "", None, True)
     else:
         description(answer)
 
 
-def check(what: Positional[str] = "all", json: Json = False) -> int:
+def check(what: Positional[Annotated[str, arg(metavar="FAMILY|RUN|all")]] = "all", json: Json = False) -> int:
     """Run the conformance suite: on one family, on `all`, or on the model of a run folder.
 
     Args:
@@ -304,8 +313,8 @@ def check(what: Positional[str] = "all", json: Json = False) -> int:
 
 def data(
     action: Positional[Literal["list", "get", "show"]] = "list",
-    name: Positional[str | None] = None,
-    out: Path | None = None,
+    name: Positional[Name] = None,
+    out: Place = None,
     json: Json = False,
 ) -> None:
     """Data sets: `list` what is known and here, `get NAME` from its public home, `show NAME` as a picture and a record.

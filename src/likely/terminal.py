@@ -10,6 +10,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -133,6 +134,17 @@ def description(r: dict[str, Any]) -> None:
         )
     if "score" in r:
         table.add_row("a score", f"{r['score']['multiply_adds_per_row']:,} multiply-adds a row")
+    out.print(table)
+    _fields(r)
+
+
+def _fields(r: dict[str, Any]) -> None:
+    """What can be told a family, with what it is here."""
+    out.print(f"\npresets: {', '.join(r['presets'])}\nfields (NAME=VALUE):", markup=False)
+    table = Table(box=None, padding=(0, 2), show_header=False)
+    for name, meaning in r["fields"].items():
+        if name != "family":
+            table.add_row(name, Text(str(r["config"][name])), Text(meaning, style="dim"))
     out.print(table)
 
 
