@@ -43,8 +43,12 @@ def pair(tmp_path_factory):
         )
         for rank in (0, 1)
     ]
-    alone = curves()
-    errors = [process.communicate(timeout=250)[1] for process in started]
+    try:
+        alone = curves()
+        errors = [process.communicate(timeout=250)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert (folder / "0.json").exists(), errors[0] + errors[1]
     return alone, *(json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)), started
 

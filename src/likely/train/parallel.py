@@ -24,6 +24,9 @@ from likely.noise import Noise
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for another that has gone silent (a dead one is noticed at once)."""
+_FAILED: list[Any] = []
+"""Groups that lost a process. Were the gradient reducer to free one, it would hold Python's lock while it waits for a
+thread of the group, which may be waiting for that lock: the surviving process would hang instead of saying why."""
 
 
 class Loss(nn.Module):
@@ -85,6 +88,9 @@ def together(device: torch.device) -> Iterator[Team]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         try:
             yield Team(dist.get_rank(), dist.get_world_size())
+        except BaseException:
+            _FAILED.append(dist.group.WORLD)
+            raise
         finally:
             dist.destroy_process_group()
     else:
