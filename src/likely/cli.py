@@ -1,7 +1,7 @@
 """The command line: one sub-command a question, each a typed function whose signature is its flags.
 
 torch is imported inside the functions, after the arguments were parsed. A user's mistake ends with one sentence and
-exit status 2; Ctrl-C ends with 130 and SIGTERM with 143, after what was reached has been saved.
+exit status 2, training that met a NaN with 1; Ctrl-C ends with 130 and SIGTERM with 143, after what was reached has been saved.
 """
 
 from __future__ import annotations
@@ -25,19 +25,24 @@ Split = Annotated[Literal["train", "valid", "test"], arg(help="Which part of the
 Seed = Annotated[int, arg(help="Seed of everything random.")]
 
 
-def tour(out: Place = None, seed: Seed = 0, json: Json = False) -> None:
+def tour(out: Place = None, seed: Seed = 0, json: Json = False) -> int:
     """See in two minutes what a joint model knows that a classifier does not, on handwritten digits.
 
     Args:
         out: Run folder; runs/tour-N by default.
     """
     from likely.space import Integers
+    from likely.tasks.tour import Stopped
     from likely.tasks.tour import tour as run_tour
     from likely.tasks.tour_page import write_page
     from likely.terminal import give, say, tour_story
 
     run = _new(out, "tour")
-    record = run_tour(run, seed=seed, say=say)
+    try:
+        record = run_tour(run, seed=seed, say=say)
+    except Stopped as stopped:
+        say(f"stopped; `likely resume {run}` goes on with the training")
+        return 128 + stopped.args[0]
     page = run / "tour.html"
     write_page(record, Integers((1, 8, 8), 17), page)
     if json:
@@ -46,6 +51,7 @@ def tour(out: Place = None, seed: Seed = 0, json: Json = False) -> None:
         give(figures | {"page": str(page)}, "", None, True)
     else:
         tour_story(record, page)
+    return 0
 
 
 def train(
@@ -380,6 +386,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.stderr.write(f"likely: {_sentence(error)}\n")
         status = 2
+    except FloatingPointError as error:  # training met a NaN: no mistake on the command line, no result either
+        sys.stderr.write(f"likely: {error}; the last good checkpoint is kept\n")
+        status = 1
     except KeyboardInterrupt:
         status = 130
     sys.exit(status or 0)

@@ -96,7 +96,7 @@ def build(
             raise TypeError(f"{argument} is {type(value).__name__}; accepts Integers, Reals or Table")
     # forking only the CPU's state: parameters are made there and moved later, so a seed means the same everywhere
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # manual_seed also keeps a stack trace for absent GPUs, at each call
         model = _part(config, space, condition)
     return model if dtype is None else model.to(dtype)
 

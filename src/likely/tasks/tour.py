@@ -28,6 +28,11 @@ from likely.tasks.learn import learn
 from likely.tasks.samples import digest, proof_seed_of
 from likely.train import Ledger
 
+
+class Stopped(Exception):
+    """Training was ended by a signal, whose number is the argument; what was reached is in the run folder."""
+
+
 GALLERY = 6
 """Single pictures shown of each sort: upright and turned."""
 
@@ -42,7 +47,7 @@ def tour(run: Path, *, seed: int = 0, progress: Any = None, say: Callable[[str],
     recipe = Recipe.model_validate(RECIPE | {"train": RECIPE["train"] | {"seed": seed}})
     result, data = learn(recipe, run, progress=progress)
     if result.signal is not None:
-        raise KeyboardInterrupt
+        raise Stopped(result.signal)
     model, trained = result.model, time.monotonic() - began
     say("training a plain softmax classifier beside it")
     softmax = Softmax(data.space, data.condition.levels, seed)
@@ -93,7 +98,7 @@ class Softmax(nn.Module):
         super().__init__()
         self.space = space
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.net = nn.Sequential(nn.Linear(space.dims, 256), nn.ReLU(), nn.Linear(256, classes))
 
     def forward(self, x: Tensor) -> Tensor:
