@@ -1,8 +1,9 @@
 """Build the documentation into site/: `python3 do.py docs`, without network; fails on any broken link or reference.
 
 The hand-written pages of docs/ are put together in build/docs with what is computed: a line `{{ families }}`,
-`{{ presets }}` or `{{ bench }}` becomes a table made from the registry or from the JSON lines under bench/, and every
-module of the package gets its place under Reference, from its docstrings.
+`{{ presets }}`, `{{ bench }}` or `{{ checks }}` becomes a table made from the registry, from the JSON lines under
+bench/ or from the conformance suite, and every module of the package gets its place under Reference, from its
+docstrings.
 """
 
 from __future__ import annotations
@@ -106,7 +107,24 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"families": families_table, "presets": presets_table, "bench": bench_tables}
+def checks_table() -> str:
+    """The checks of the conformance suite, from their docstrings."""
+    from likely.conformance import CHECKS
+    from likely.conformance.report import chosen
+
+    rows = []
+    for check in chosen(None):
+        promise = " ".join((CHECKS[check.id].test.__doc__ or "").partition("\n")[2].split())
+        rows.append([check.id, check.title, promise])
+    return table(["id", "promise", "how it is tested"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "families": families_table,
+    "presets": presets_table,
+    "bench": bench_tables,
+    "checks": checks_table,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

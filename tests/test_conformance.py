@@ -319,6 +319,19 @@ class _Counting(Normal):
         return super().log_prob(x, y)
 
 
+@pytest.mark.long
+def test_planted_bugs_are_found():
+    """A handful of bench/mutants.py: the others are in its table. Also, that each of them still has its place."""
+    sys.path.append(str(Path(__file__).parent.parent / "bench"))
+    import mutants
+
+    lost = [m.kind for m in mutants.MUTANTS if (mutants.PACKAGE / m.file).read_text().count(m.old) != 1]
+    assert not lost, f"these bugs' lines have changed, bench/mutants.toml has not: {lost}"
+    for kind in ("bin width x2", "first-layer mask as B", "flip log-det sign", "KL sign", "p(y) missing"):
+        mutant = next(m for m in mutants.MUTANTS if m.kind == kind)
+        assert mutants.run(mutant, mutant.instances, {}), kind
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_promise_is_found(name):
     expected, make = BROKEN[name]

@@ -40,7 +40,7 @@ def shapes(subject: Subject) -> str:
     """G1 Shapes, dtypes and devices are as the verbs say, for 0, 1 and 5 rows.
 
     Scores are (B,), with k draws (B k,), finite, of the parameters' dtype and on their device; draws are checked
-    values of the space; a loss is a scalar.
+    values of the space; a loss is a scalar, the mean over rows: the same rows twice give the same loss.
     """
     model, made = subject.copied(), []
     tensors = list(model.parameters()) if isinstance(model, nn.Module) else []
@@ -67,10 +67,16 @@ def shapes(subject: Subject) -> str:
                 made.append("sample")
         if has(model, Trainable) and rows:
             for player in model.players:
-                value = model.loss(x, y, player=player, noise=Noise(subject.seed, rows))
+                value = model.loss(x, y, player=player, noise=Noise(subject.seed, rows)).detach()
                 if value.shape != () or not bool(value.isfinite()):
                     raise Failed(f"loss of {rows} rows, player {player!r}: {_shown(value)}; accepts a finite scalar")
                 made.append("loss")
+                twice = subject.space.concat([x, x])
+                double = None if y is None else subject.condition.concat([y, y])  # ty: ignore
+                ids = torch.arange(rows).repeat(2)
+                again = model.loss(twice, double, player=player, noise=Noise(subject.seed, ids)).detach()
+                if not abs(float(again) - float(value)) <= 1e-4 * (1 + abs(float(value))):
+                    raise Failed(f"the same rows twice have loss {float(again):.4f}, once {float(value):.4f}: no mean")
     return f"0, 1 and 5 rows of {', '.join(dict.fromkeys(made))}"
 
 
