@@ -225,7 +225,7 @@ def decide(
     else:
         x, names = load_inputs(inputs, own.space, split=split)
     x, names = model.space.take(x, slice(0, limit)), names[:limit]  # ty: ignore[too-many-positional-arguments]
-    with Stage("deciding", model.space.len(x)) as stage:
+    with Stage("deciding", len(held)) as stage:
         result = judge(
             model, x, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
         )

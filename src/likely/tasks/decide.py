@@ -89,7 +89,8 @@ def decide(
 
     `held_out` are rows of the model's space that it was not trained on, and from nowhere else: they calibrate. Of
     rows like them at most the share `novelty` is called novel, and at most the share `unsure` is left without a
-    class for want of a clear one. `classes` names the classes.
+    class for want of a clear one. `classes` names the classes. `progress` is
+    called with the number of held-out rows scored, which is most of the work.
 
     Raises `TypeError` for a model without p(y given x), `ValueError` for rates outside [0, 1) or so low that
     `held_out` is too small to resolve them.
@@ -105,9 +106,9 @@ def decide(
     classes = classes or tuple(str(c) for c in range(model.condition.levels))
     if len(classes) != model.condition.levels:
         raise ValueError(f"classes has {len(classes)} names; the model has {model.condition.levels} classes")
-    calibration = log_prob(model, held_out, k=k, seed=seed).nats
+    calibration = log_prob(model, held_out, k=k, seed=seed, progress=progress).nats
     sureness = log_posterior(model, held_out, k, seed=seed).log_odds
-    reading = log_prob(model, x, k=k, seed=seed, progress=progress)
+    reading = log_prob(model, x, k=k, seed=seed)
     posterior = log_posterior(model, x, k, seed=seed)
     low, high = conformal(reading.nats, calibration), conformal(-reading.nats, -calibration)
     p_value = (2 * torch.minimum(low, high)).clamp(max=1)

@@ -87,7 +87,8 @@ def evaluate(
 ) -> Evaluation:
     """Score rows `data.x` (with `data.y` where the model has classes): the mean of log p with its kind and error.
 
-    A model that is conditional without being a joint is asked for p(x given y). Raises `ValueError` for empty data
+    `progress` is called with the rows done, from the beginning again where the posterior is a second pass. A model that
+    is conditional without being a joint is asked for p(x given y). Raises `ValueError` for empty data
     or where labels are needed and absent, `TypeError` for a model without any log-probability.
     """
     x = model.space.check(data.x, "data.x")
@@ -99,7 +100,7 @@ def evaluate(
     if not joint or data.y is None:
         return Evaluation(reading, given)
     y = model.condition.check(data.y, "data.y").long()
-    return Evaluation(reading, given, log_posterior(model, x, k, seed=seed), y)
+    return Evaluation(reading, given, log_posterior(model, x, k, seed=seed, progress=progress), y)
 
 
 def _finite(value: float | None) -> float | None:
