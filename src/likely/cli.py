@@ -1,7 +1,8 @@
 """The command line: one sub-command a question, each a typed function whose signature is its flags.
 
 torch is imported inside the functions, after the arguments were parsed. A user's mistake ends with one sentence and
-exit status 2, training that met a NaN with 1; Ctrl-C ends with 130 and SIGTERM with 143, after what was reached has been saved.
+exit status 2, training that met a NaN with 1; Ctrl-C ends with 130 and SIGTERM with 143, after what was reached has
+been saved.
 """
 
 from __future__ import annotations

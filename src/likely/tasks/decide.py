@@ -89,8 +89,8 @@ def decide(
 
     `held_out` are rows of the model's space that it was not trained on, and from nowhere else: they calibrate. Of
     rows like them at most the share `novelty` is called novel, and at most the share `unsure` is left without a
-    class for want of a clear one. `classes` names the classes. `progress` is
-    called with the number of held-out rows scored, which is most of the work.
+    class for want of a clear one. `classes` names the classes. `progress` is called with
+    the number of held-out rows scored, which is most of the work.
 
     Raises `TypeError` for a model without p(y given x), `ValueError` for rates outside [0, 1) or so low that
     `held_out` is too small to resolve them.
