@@ -11,7 +11,7 @@ from torch import Tensor
 from likely.conformance.enumerate import real_dims
 from likely.conformance.report import Failed, Skip, promise
 from likely.conformance.samples import log_weights
-from likely.conformance.statistics import smallest_gap, t_limit, t_scores
+from likely.conformance.statistics import dominated, smallest_gap, t_limit, t_scores
 from likely.conformance.subject import Subject
 from likely.logprob import log_prob, scoring
 from likely.noise import Noise
@@ -208,7 +208,7 @@ def unbiased_weights(subject: Subject) -> str:
         for place, y in enumerate(subject.conditions()[:3]):
             for values in _identities(subject, state, place, model, y):
                 totals += 1
-                if _dominated(values):
+                if dominated(values):
                     skewed += 1
                     continue
                 found.append((float(t_scores(values, 1.0).abs().max()), state, float(values.mean())))
@@ -223,12 +223,6 @@ def unbiased_weights(subject: Subject) -> str:
     return f"|t| <= {worst:.1f} of {limit:.1f} over {len(found)} totals; {gap:.3f} off would show{skips}"
 
 
-def _dominated(values: Tensor) -> bool:
-    """Whether some column's spread rests on a few draws: the largest excess is over a fifth of all squared excess."""
-    excess = (values - values.mean(0)).double().square()
-    return bool((excess.amax(0) > 0.2 * excess.sum(0).clamp(min=1e-300)).any()) or not bool(values.isfinite().all())
-
-
 def _identities(subject: Subject, state: str, place: int, model: Any, y: Any) -> list[Tensor]:
     """Arrays (draws, ...) with an expectation of exactly one."""
     found = []
@@ -238,23 +232,11 @@ def _identities(subject: Subject, state: str, place: int, model: Any, y: Any) ->
         k = max(128, min(8192, 100_000 // size) // 64 * 64)
         found.append(log_weights(subject, model, every, y, k).exp().sum(0))
     elif isinstance(subject.space, Reals) and real_dims(subject.space) <= 8:
-        found.append(_over_reals(subject, state, place, model, y))
+        x, log_r = subject.proposals(state, place, 100_000)
+        found.append((log_weights(subject, model, x, y, 1)[:, 0] - log_r).exp())
     draws = shared(subject)[list(subject.variants()).index(state) * len(subject.conditions()[:3]) + place]
     if draws.log_p is not None and draws.weights is not None:
         found.append((draws.weights - draws.log_p).exp())
     if not found:
         raise Skip(f"{subject.space} is too large, and no quadrature over z")
     return found
-
-
-def _over_reals(subject: Subject, state: str, place: int, model: Any, y: Any) -> Tensor:
-    d, n, degrees = real_dims(subject.space), 100_000, 5.0
-    centre, scale = subject.frame(state, place)
-    noise = Noise(subject.seed + 93, n)
-    chi = noise.normal((int(degrees),), dtype=torch.float64).square().sum(1)
-    t = noise.normal((d,), dtype=torch.float64) * (degrees / chi).sqrt()[:, None]
-    constant = math.lgamma((degrees + d) / 2) - math.lgamma(degrees / 2) - d / 2 * math.log(degrees * math.pi)
-    log_r = constant - (degrees + d) / 2 * torch.log1p(t.square().sum(1) / degrees)
-    log_r = log_r - scale.diagonal().log().sum() - d * math.log(1.5)
-    x = (centre + 1.5 * t @ scale.T).reshape(n, *subject.space.shape)
-    return (log_weights(subject, model, x, y, 1)[:, 0] - log_r).exp()

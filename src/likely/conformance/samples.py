@@ -8,9 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likely.conformance.enumerate import index_of
+from likely.conformance.enumerate import index_of, real_dims
 from likely.conformance.report import Failed, Skip, promise
-from likely.conformance.statistics import FALSE_FAIL, dkw_limit, draws_needed, g_test, smallest_gap, t_limit, t_scores
+from likely.conformance.statistics import (
+    FALSE_FAIL,
+    dkw_limit,
+    dominated,
+    draws_needed,
+    g_test,
+    smallest_gap,
+    t_limit,
+    t_scores,
+)
 from likely.conformance.subject import Subject
 from likely.logprob import sample, scoring
 from likely.noise import Noise
@@ -107,10 +116,13 @@ def real_draws(subject: Subject) -> str:
     1-D marginals and 32 random projections of 20,000 draws against 200,000 stratified points, by the inequality of
     Dvoretzky, Kiefer and Wolfowitz at 1e-6 in all, plus 0.002 for the strata: a distance of 0.05 is seen with near
     certainty. The mean of log p over draws is minus the entropy by quadrature (t-test at 1e-6). Up to 3 real
-    dimensions.
+    dimensions. A model with importance weights in place of a density (up to 8 dimensions): the share of 30,000 draws
+    in each of 24 half-spaces against E[w(x) / r(x)] there, x from a wide Student t, t-tests at 1e-6 in all.
     """
     subject.need(Samples)
-    subject.need(Exact)
+    subject.need(Exact, Weighted)
+    if "Exact" not in subject.verbs:
+        return _half_spaces(subject)
     d = subject.integrable()
     state, draws, conditions = _state(subject), 20_000, subject.conditions()
     directions = torch.eye(d, dtype=torch.float64)
@@ -136,6 +148,34 @@ def real_draws(subject: Subject) -> str:
     if not abs(score) <= t_limit(len(scores)):
         raise Failed(f"the mean log p of draws is not minus the entropy: t = {score:.1f}")
     return f"distance {worst:.4f} of {limit:.4f} over {len(directions)} projections; entropy t = {score:.1f}"
+
+
+def _half_spaces(subject: Subject) -> str:
+    d = real_dims(subject.space)
+    if not isinstance(subject.space, Reals) or d > 8:
+        raise Skip(f"{subject.space} is not real with at most 8 dimensions")
+    worst, gap, skewed, conditions = 0.0, 0.0, 0, subject.conditions()
+    for state, model in subject.variants().items():
+        for place, y in enumerate(conditions):
+            x, log_r = subject.proposals(state, place, 100_000)
+            weight = (log_weights(subject, model, x, y, 1)[:, 0] - log_r).exp()
+            if dominated(weight[:, None]):
+                skewed += 1
+                continue
+            real, drawn = subject.reals_of(x), subject.reals_of(subject.draws(state, place, 30_000))
+            directions = Noise(subject.seed + 64, 24).normal((d,), dtype=torch.float64)
+            edges = (drawn[:24] * directions).sum(1)  # through 24 of the draws
+            mine = ((drawn[24:] @ directions.T) > edges).double()
+            truth = ((real @ directions.T) > edges).double() * weight[:, None]
+            score = (_mean(mine) - _mean(truth)) / (_error(mine).square() + _error(truth).square()).sqrt()
+            worst = max(worst, float(score.abs().nan_to_num(math.inf).max()))
+            gap = max(gap, smallest_gap(mine), smallest_gap(truth))
+    if skewed == len(subject.variants()) * len(conditions):
+        raise Skip("the weights of every copy are dominated by single draws: no power")
+    limit = t_limit(24 * len(conditions) * len(subject.variants()))
+    if worst > limit:
+        raise Failed(f"|t| = {worst:.1f} between draws and weights in a half-space; accepts {limit:.1f}")
+    return f"|t| <= {worst:.1f} of {limit:.1f} in 24 half-spaces; a shift of {gap:.3f} in probability would show"
 
 
 def _distance(draws: Tensor, points: Tensor, mass: Tensor) -> float:

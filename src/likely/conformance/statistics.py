@@ -92,3 +92,9 @@ def dkw_limit(n: int, comparisons: int = 1) -> float:
     off by twice this somewhere is caught with probability above 1 - 1e-6.
     """
     return math.sqrt(math.log(2 * comparisons / FALSE_FAIL) / (2 * n))
+
+
+def dominated(values: Tensor) -> bool:
+    """Whether some column's spread rests on a few draws: the largest excess is over a fifth of all squared excess."""
+    excess = (values - values.mean(0)).double().square()
+    return bool((excess.amax(0) > 0.2 * excess.sum(0).clamp(min=1e-300)).any()) or not bool(values.isfinite().all())

@@ -214,6 +214,17 @@ class Subject:
         ridge = 1e-9 * spread.diagonal().mean() * torch.eye(d, dtype=torch.float64)
         return real.mean(0), torch.linalg.cholesky(spread + ridge)
 
+    def proposals(self, state: str, place: int, n: int) -> tuple[Tensor, Tensor]:
+        """n rows x from a Student t with 5 degrees of freedom, 1.5 times as wide as the model's draws, and log r(x)."""
+        centre, scale = self.frame(state, place)
+        d, noise = len(centre), Noise(self.seed + 93, n)
+        chi = noise.normal((5,), dtype=torch.float64).square().sum(1)
+        t = noise.normal((d,), dtype=torch.float64) * (5 / chi).sqrt()[:, None]
+        constant = math.lgamma((5 + d) / 2) - math.lgamma(5 / 2) - d / 2 * math.log(5 * math.pi)
+        log_t = constant - (5 + d) / 2 * torch.log1p(t.square().sum(1) / 5)
+        log_volume = scale.diagonal().log().sum() + d * math.log(1.5)
+        return (centre + 1.5 * t @ scale.T).reshape(n, *self.space.shape), log_t - log_volume
+
     def reals_of(self, x: Any) -> Tensor:
         """The real numbers of each row, (n, r) float64."""
         if isinstance(x, Rows):
