@@ -21,7 +21,8 @@ from likely.verbs import ClosedForm, Trainable, has
 def gradients(subject: Subject) -> str:
     """G6 Every parameter gets a finite gradient, and it is the gradient of the loss that is reported.
 
-    On the perturbed copy no trainable parameter's gradient is missing or entirely zero. Along 6 random directions the
+    On the perturbed copy no trainable parameter's gradient is missing or entirely zero, and the loss notices
+    y. Along 6 random directions the
     central difference of the loss under fixed noise (h = 1e-5, float64; the best of three steps, as networks may have
     kinks) is the gradient's projection within 1e-6 relative.
     """
@@ -38,6 +39,11 @@ def gradients(subject: Subject) -> str:
         def loss(player: str = player) -> Tensor:
             return model.loss(x, y, player=player, noise=Noise(subject.seed + 5, 24))
 
+        if y is not None:
+            turned = subject.condition.take(y, torch.arange(23, -1, -1))  # ty: ignore[unresolved-attribute]
+            other = model.loss(x, turned, player=player, noise=Noise(subject.seed + 5, 24))
+            if float(other.detach()) == float(loss().detach()):
+                raise Failed(f"the loss of {player!r} is the same with other conditions")
         found = torch.autograd.grad(loss(), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             name = names.get(id(parameter), "?")

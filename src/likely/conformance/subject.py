@@ -276,10 +276,10 @@ def inputs(space: Space, n: int, seed: int) -> Any:
 
 
 def perturb(model: nn.Module, seed: int) -> None:
-    """Move every parameter by noise of half its root mean square, and at least 0.1."""
+    """Move every parameter by noise of half its root mean square, at least 0.1; by 0.4 where it is zero throughout."""
     with torch.no_grad():
         for i, parameter in enumerate(p for p in model.parameters() if p.requires_grad and p.numel()):
-            size = max(0.5 * float(parameter.square().mean().sqrt()), 0.1)
+            size = max(0.5 * float(parameter.square().mean().sqrt()), 0.1) if parameter.any() else 0.4
             step = Noise(seed + 100 + i, 1).normal(parameter.shape, dtype=torch.float64)[0]
             parameter.add_((size * step).to(parameter.dtype))
 
