@@ -113,6 +113,8 @@ class Subject:
         """n structured rows to learn from: few prototypes, each near its label, so that there is something to learn."""
         noise = Noise(self.seed + 2, n)
         y = None if self.condition is None else inputs(self.condition, n, self.seed + 3)
+        if isinstance(self.condition, Integers):  # low labels more often than high ones
+            y = torch.minimum(y, inputs(self.condition, n, self.seed + 9))
         kind = noise.integers(3) if not isinstance(y, Tensor) or y.ndim != 1 else y % 3
         every = inputs(self.space, 3, self.seed + 4)
         x = self.space.take(every, kind)
@@ -276,10 +278,10 @@ def inputs(space: Space, n: int, seed: int) -> Any:
 
 
 def perturb(model: nn.Module, seed: int) -> None:
-    """Move every parameter by noise of half its root mean square, at least 0.1; by 0.4 where it is zero throughout."""
+    """Move every parameter by noise of half its root mean square, and at least 0.1."""
     with torch.no_grad():
         for i, parameter in enumerate(p for p in model.parameters() if p.requires_grad and p.numel()):
-            size = max(0.5 * float(parameter.square().mean().sqrt()), 0.1) if parameter.any() else 0.4
+            size = max(0.5 * float(parameter.square().mean().sqrt()), 0.1)
             step = Noise(seed + 100 + i, 1).normal(parameter.shape, dtype=torch.float64)[0]
             parameter.add_((size * step).to(parameter.dtype))
 
