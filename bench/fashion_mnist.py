@@ -67,6 +67,8 @@ def run(name: str, case: dict[str, Any], data: Any) -> None:
     trained, began, wall = model(), time.process_time(), time.perf_counter()
     result = lk.fit(trained, data, steps=steps, tol=0.0 if closed else TrainConfig().tol, **fields)
     cpu, wall = time.process_time() - began, time.perf_counter() - wall
+    if result.signal is not None:
+        raise SystemExit(128 + result.signal)
     rows = case.get("rows", len(data.test))
     test = SimpleNamespace(x=data.test.x[:rows], y=data.test.y[:rows])
     began = time.process_time()
