@@ -21,10 +21,9 @@ from likely.verbs import ClosedForm, Trainable, has
 def gradients(subject: Subject) -> str:
     """G6 Every parameter gets a finite gradient, and it is the gradient of the loss that is reported.
 
-    On the perturbed copy no trainable parameter's gradient is missing or entirely zero, and the loss notices
-    y. Along 6 random directions the
-    central difference of the loss under fixed noise (h = 1e-5, float64; the best of three steps, as networks may have
-    kinks) is the gradient's projection within 1e-6 relative.
+    On the perturbed copy no trainable parameter's gradient is missing or entirely zero, and the loss notices y.
+    Along 6 random directions the central difference of the loss under fixed noise (h = 1e-5, float64; the best of
+    three steps, as networks may have kinks) is the gradient's projection within 1e-6 relative.
     """
     subject.need(Trainable)
     model = copy.deepcopy(subject.wide("perturbed")).train()

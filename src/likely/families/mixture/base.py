@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from likely.config.mixture import Mixture as Config
 from likely.noise import Noise
-from likely.space import Integers, Space
+from likely.space import Integers, Rows, Space
 
 _LLOYD = 10
 """Rounds of k-means that `prepare` makes: a start for EM, which does the rest."""
@@ -84,7 +84,11 @@ class Mixture(nn.Module, ABC):
             raise ValueError(f"noise has {noise.draws} draws a row; accepts n, which is {n}")
         cells = self._observe(x, seen)
         which = self._choose(self._joint(cells, y).log_softmax(1), y, noise)
-        return self._restore(self._complete(which, cells, noise))
+        draw = self._restore(self._complete(which, cells, noise))
+        seen = noise.expand(seen)  # seen cells as they came: shifting by the origin and back would move their last bit
+        if isinstance(draw, Rows):
+            return Rows(torch.where(seen, noise.expand(x.cells).to(draw.cells.dtype), draw.cells), draw.seen)
+        return torch.where(seen, noise.expand(x).to(draw.dtype), draw)
 
     @torch.no_grad()
     def statistics(self, x: Any, y: Tensor | None = None) -> dict[str, Tensor]:
