@@ -69,7 +69,7 @@ def likely(*words):
 
 
 def tests(*words):
-    return lambda rest: [["python", "-m", "pytest", "-n", "2", *words, *rest]]
+    return lambda rest: [["python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *words, *rest]]
 
 
 def docs(rest):
