@@ -79,7 +79,7 @@ RECIPE: dict[str, Any] = {
     "model": {"part": "autoregressive:digits"},
     "data": {"source": "digits"},
     "train": {
-        "steps": 800,
+        "steps": 600,
         "batch": 50,
         "lr": 2e-3,
         "betas": [0.9, 0.99],
