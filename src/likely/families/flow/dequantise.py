@@ -248,7 +248,7 @@ class Dequantised(nn.Module):
             self.cells.start(x)
         if hasattr(self.flow, "prepare"):
             rows = torch.arange(min(x.shape[0], 512), device=x.device)
-            noise, y = noise.at(rows), y if y is None else self.condition.take(y, rows)
+            noise, y = noise.at(rows), y if y is None else self.condition.take(y, rows)  # ty: ignore
             with torch.no_grad():
                 h, _, _, y = self._fill(x[rows], y, noise)
             self.flow.prepare(h, y, noise=noise)  # ty: ignore
