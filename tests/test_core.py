@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+import os
 import random
 import subprocess
 import sys
@@ -539,3 +540,27 @@ def test_the_page_about_the_core_is_true():
     failed, tried = doctest.testfile(str(ROOT / "docs" / "core.md"), module_relative=False, optionflags=flags)
     assert tried > 20
     assert failed == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_scores_do_not_depend_on_the_batch_whatever_the_processor(late):
+    """Imported too late, the library cannot see to that: then it must say so."""
+    code = f"""
+import warnings, torch
+torch.set_num_threads(1)
+if {late}:
+    torch.randn(4, 4) @ torch.randn(4, 4)
+import likely as lk
+model = lk.build("vae", lk.Integers((9,), 2), hidden=(7, 5), latent=5, seed=0)
+x, order = torch.randint(2, (64, 9)), torch.randperm(64)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    every = lk.log_prob(model, x).nats
+    moved = lk.log_prob(model, x[order], rows=order).nats
+print(torch.equal(moved, every[order]), any("MKL_CBWR" in str(w.message) for w in told))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    same, told = done.stdout.split()
+    assert same == "True" or (late and told == "True")
+    assert late or told == "False"

@@ -12,6 +12,7 @@ import likely as lk
 from likely.families.flow import Dequantised, Flow, FlowNoise, LogitCells, MarginalCells, UniformNoise
 from likely.families.flow import transforms as T
 from likely.families.flow.conditioner import Conditioner
+from likely.families.flow.multiscale import Squeeze
 from likely.noise import Noise
 from likely.registry import build, configure, presets, tiny
 from likely.space import Integers, Reals
@@ -68,7 +69,7 @@ def a_transform(name: str) -> tuple[T.Transform, tuple[int, ...], tuple[int, ...
         "actnorm": lambda: (T.ActNorm(3), (3,), ()),
         "actnorm, image": lambda: (T.ActNorm(3), (3, 2, 2), ()),
         "standardise": lambda: (T.Standardise(3), (3, 1, 2), ()),
-        "squeeze": lambda: (T.Squeeze(), (2, 4, 2), ()),
+        "squeeze": lambda: (Squeeze(), (2, 4, 2), ()),
         "learned normal": lambda: (T.LearnedNormal((2, 2), 3), (2, 2), (3,)),
         "chain": lambda: (T.Chain([T.Linear(4), T.AffineCoupling(2, net(2, 4)), T.Reversal()]), (4,), ()),
     }[name]()
@@ -293,7 +294,7 @@ def test_no_nan_at_the_start_nor_on_wild_data(architecture: str) -> None:
 # --- integers
 
 
-def quadrature(model: Dequantised, x: Tensor, y: Tensor | None, points: int) -> Tensor:
+def quadrature(model: nn.Module, x: Tensor, y: Tensor | None, points: int) -> Tensor:
     """P(x) as an integral over the cell with uniform noise on a Gauss-Legendre grid, (B,)."""
     dims = model.space.dims
     import numpy as np
@@ -478,17 +479,33 @@ def test_an_identity_flow_is_the_product_of_histograms() -> None:
     assert torch.equal(cells.mass, before)  # once
 
 
-def test_dequantised_asks_for_an_exact_density() -> None:
-    class Roulette(nn.Module):
-        space, condition, config = Reals((2,)), None, None
+class Guess(nn.Module):
+    """A standard normal that only estimates its density."""
 
-        def log_prob_estimate(self, x, y=None, *, noise): ...
+    space, condition, config, unbiased = Reals((2,)), None, None, True
 
-        def sample(self, n, y=None, *, noise): ...
+    def log_prob_estimate(self, x, y=None, *, noise):
+        x = noise.expand(x)
+        return -0.5 * x.square().sum(1) - math.log(2 * math.pi) + noise.normal(dtype=x.dtype)
 
-    assert isinstance(Roulette(), Estimated)
-    with pytest.raises(TypeError, match="Dequantised needs a model that is Exact"):
-        Dequantised(Roulette(), Integers((2,), 4))
+    def sample(self, n, y=None, *, noise):
+        return noise.normal((2,))
+
+
+def test_dequantised_promises_what_its_density_keeps() -> None:
+    assert isinstance(Guess(), Estimated)
+    over = Dequantised(Guess(), Integers((2,), 4))
+    assert has(over, Bounded, Samples) and not has(over, Weighted) and not has(over, Estimated)
+    consistent = Guess()
+    consistent.unbiased = False
+    over = Dequantised(consistent, Integers((2,), 4))
+    assert has(over, Estimated, Samples) and not has(over, Bounded) and not has(over, Weighted)
+    x = torch.tensor([[0, 1], [3, 2]])
+    assert over.log_prob_estimate(x, noise=Noise(0, 2, 3)).shape == (6,)
+    reading = lk.log_prob(over, x, k=4096)
+    assert reading.nats == pytest.approx(math.log(1 / 16), abs=0.2)  # uniform but for Jensen's gap and the guess
+    with pytest.raises(TypeError, match="Dequantised needs a model that is Exact or Estimated"):
+        Dequantised(nn.Identity(), Integers((2,), 4))
     with pytest.raises(ValueError, match=r"accepts one over Reals\(\(3,\)\)"):
         Dequantised(build("flow", Reals((2,))), Integers((3,), 4))
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import secrets
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import torch
@@ -276,9 +278,28 @@ def sample(
     return model.space.concat(done)
 
 
+@cache
+def _products_by_row() -> None:
+    """Warn, once, where a row's product depends on its place in the matrix: see `likely.__init__`."""
+    for inner in (5, 7, 9, 10):
+        x, w = (
+            torch.arange(BATCH * inner).reshape(BATCH, inner).sin(),
+            torch.arange(4 * inner).reshape(4, inner).cos().T,
+        )
+        if not torch.equal((x @ w).flip(0), x.flip(0) @ w):
+            warnings.warn(
+                "matrix products of this process depend on a row's place, so the last bits of scores depend on the "
+                "batch: import likely before computing with torch, or set MKL_CBWR=AUTO",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+
+
 @contextmanager
 def scoring(model: Any) -> Iterator[None]:
     """Evaluation mode, no gradients and no autocast; the model's own mode is put back afterwards."""
+    _products_by_row()
     module = model if isinstance(model, nn.Module) else nn.Identity()
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

@@ -91,6 +91,12 @@ class Noise:
         part._keys = self._keys.reshape(len(self.rows), self.draws)[index].flatten()
         return part
 
+    def flat(self) -> Noise:
+        """Every draw as a row of its own, from the present call on: for values that `expand` brought to that layout."""
+        part = copy.copy(self)
+        part.rows, part.draws = self.rows.repeat_interleave(self.draws), 1
+        return part
+
     def uniform(self, shape: Iterable[int] = (), *, dtype: torch.dtype | None = None) -> Tensor:
         """Uniform on the open interval (0, 1); float32 draws are the float64 draws cut to 23 bits."""
         dtype = dtype or torch.get_default_dtype()

@@ -19,7 +19,11 @@ from likely.noise import Noise
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Learns by gradient; `players` is ("model",), or two names for an adversarial pair."""
+    """Learns by gradient; `players` is ("model",), or two names for an adversarial pair.
+
+    A model whose loss is something else than minus a likelihood in nats, or a bound of it, has an attribute
+    `surrogate = True`: progress then shows no bits.
+    """
 
     players: tuple[str, ...]
 
@@ -79,7 +83,13 @@ class Weighted(Protocol):
 
 @runtime_checkable
 class Estimated(Protocol):
-    """An unbiased or consistent estimate of log p: on neither side of it."""
+    """An unbiased or consistent estimate of log p: on neither side of it.
+
+    `unbiased` says which: True where the expectation over the noise is log p itself (Russian roulette), False where it
+    only comes near (a solver's tolerance, a Markov chain's length).
+    """
+
+    unbiased: bool
 
     def log_prob_estimate(self, x: Any, y: Any = None, *, noise: Noise) -> Tensor:
         """One draw of the estimate, (B * k,) in nats."""

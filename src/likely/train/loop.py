@@ -133,7 +133,7 @@ class _Fit:
         self.data_hash = "" if run is None else _data_hash(data, self.batches)
         self.valid_every = 0 if self.valid is None else max(1, config.steps // 10) if every is None else every
         self.log_every = 1 if has(model, ClosedForm) else config.log_every
-        self.bits = any(has(model, verb) for verb in LIKELIHOODS)
+        self.bits = any(has(model, verb) for verb in LIKELIHOODS) and not getattr(model, "surrogate", False)
         self.step, self.reason = 0, None
         self.window: dict[str, float] = {}
         self.counted = 0

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from likely.config.flow import Flow as FlowConfig
 from likely.families.flow.conditioner import Conditioner
-from likely.families.flow.transforms import AffineCoupling, Chain, LearnedNormal, Reversal, Squeeze
+from likely.families.flow.multiscale import Squeeze
+from likely.families.flow.transforms import AffineCoupling, Chain, LearnedNormal, Reversal
 from likely.noise import Noise
 from likely.space import Integers, Reals
-from likely.verbs import Exact, Samples, require
+from likely.verbs import Estimated, Exact, Samples, has, require
 
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 TAIL = 2.5
@@ -195,52 +196,30 @@ class FlowNoise(nn.Module):
         return torch.special.ndtr(g), torch.special.ndtr(-g), log_q
 
 
-class Dequantised(nn.Module):
-    """A distribution over `Integers` from an `Exact` density over `Reals` of the same shape.
-
-    `noise` draws u in the cells (uniform unless given), `cells` maps them onto the reals (`MarginalCells` unless
-    given). Verbs: Samples, Bounded and Weighted, and Trainable where gradients reach the density. Raises `TypeError`
-    for a density that is not Exact: over an estimate of log p the weights would not be unbiased.
-    """
-
-    players = ("model",)
+class _Dequantised(nn.Module, ABC):
+    """Integers under a density of the reals. Abstract; made by `Dequantised`, which picks the class that keeps its
+    promises."""
 
     def __init__(
         self,
         flow: nn.Module,
         space: Integers,
-        *,
-        noise: UniformNoise | FlowNoise | None = None,
-        cells: Cells | None = None,
-        config: FlowConfig | None = None,
+        noise: UniformNoise | FlowNoise,
+        cells: Cells,
+        config: Any,
     ) -> None:
         super().__init__()
-        require(flow, Exact, "Dequantised")
-        require(flow, Samples, "Dequantised")
-        if not isinstance(space, Integers):
-            raise TypeError(f"space is {type(space).__name__}; Dequantised accepts Integers")
-        if not isinstance(flow.space, Reals) or flow.space.shape != space.shape:
-            raise ValueError(f"flow is over {flow.space}; accepts one over Reals({space.shape}), as space is {space}")
         self.flow, self.space, self.condition, self.config = flow, space, flow.condition, config
-        self.noise = UniformNoise(space) if noise is None else noise
-        self.cells = MarginalCells(space) if cells is None else cells
-
-    def log_weight(self, x: Tensor, y: Any = None, *, noise: Noise) -> Tensor:
-        """log p(h) T' / q(u given x), (B * k,) in nats: the expectation of its exponential is P(x)."""
-        h, log_jacobian, log_q, y = self._fill(x, y, noise)
-        return self.flow.log_prob(h, y) + log_jacobian - log_q  # ty: ignore
-
-    def elbo(self, x: Tensor, y: Any = None, *, noise: Noise) -> Tensor:
-        """The same draw, read as a bound: its expectation is at most log P(x)."""
-        return self.log_weight(x, y, noise=noise)
+        self.noise, self.cells = noise, cells
 
     def sample(self, n: int, y: Any = None, *, noise: Noise) -> Tensor:
         """n draws, (n, *shape) int64."""
         return self.cells.cell(self.flow.sample(n, y, noise=noise))  # ty: ignore
 
-    def loss(self, x: Tensor, y: Any = None, *, player: str = "model", noise: Noise) -> Tensor:
-        """Minus the bound, the mean over rows and draws, in nats."""
-        return -self.log_weight(x, y, noise=noise).mean()
+    def features(self, x: Tensor, y: Any = None) -> list[Tensor]:
+        """The density's `features` at the middle of every cell, so that they depend on x alone."""
+        half = torch.full(x.shape, 0.5, dtype=self._dtype, device=x.device)
+        return self.flow.features(self.cells(x, half, half)[0], y)  # ty: ignore
 
     def prepare(self, x: Tensor, y: Any = None, *, noise: Noise) -> None:
         """Takes the histograms from x; the density then prepares itself on the filled cells of at most 512 rows."""
@@ -250,21 +229,117 @@ class Dequantised(nn.Module):
             rows = torch.arange(min(x.shape[0], 512), device=x.device)
             noise, y = noise.at(rows), y if y is None else self.condition.take(y, rows)  # ty: ignore
             with torch.no_grad():
-                h, _, _, y = self._fill(x[rows], y, noise)
+                h, _, y = self._fill(x[rows], y, noise)
             self.flow.prepare(h, y, noise=noise)  # ty: ignore
 
-    def _fill(self, x: Tensor, y: Any, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Any]:
-        """h (B * k, *shape), log T', log q and y, each row repeated for its draws."""
+    def after_step(self) -> None:
+        """The density's own, where it has one."""
+        if hasattr(self.flow, "after_step"):
+            self.flow.after_step()  # ty: ignore
+
+    def _fill(self, x: Tensor, y: Any, noise: Noise) -> tuple[Tensor, Tensor, Any]:
+        """h (B * k, *shape), log T' - log q (B * k,) and y, each row repeated for its draws."""
         u, rest, log_q = self.noise(x, noise, self._dtype)
         h, log_jacobian = self.cells(noise.expand(x), u, rest)
-        y = y if y is None or noise.draws == 1 else self.condition.take(y, self._repeat(noise))  # ty: ignore
-        return h, log_jacobian, log_q, y
-
-    def _repeat(self, noise: Noise) -> Tensor:
-        return noise.expand(torch.arange(len(noise.rows), device=noise.rows.device))
+        if y is not None and noise.draws > 1:
+            y = self.condition.take(y, noise.expand(torch.arange(len(noise.rows), device=noise.rows.device)))  # ty: ignore
+        return h, log_jacobian - log_q, y
 
     @property
     def _dtype(self) -> torch.dtype:
         """Of the density's parameters or, where it has none, its buffers."""
         tensors = (t for t in (*self.flow.parameters(), *self.flow.buffers()) if t.is_floating_point())
         return next(tensors, torch.zeros(())).dtype
+
+
+class DequantisedExact(_Dequantised):
+    """Over an `Exact` density. Verbs: Samples, Bounded, Weighted, and Trainable where gradients reach the density."""
+
+    players = ("model",)
+
+    def log_weight(self, x: Tensor, y: Any = None, *, noise: Noise) -> Tensor:
+        """log p(h) T' / q(u given x), (B * k,) in nats: the expectation of its exponential is P(x)."""
+        h, log_ratio, y = self._fill(x, y, noise)
+        return self.flow.log_prob(h, y) + log_ratio  # ty: ignore
+
+    def elbo(self, x: Tensor, y: Any = None, *, noise: Noise) -> Tensor:
+        """The same draw, read as a bound: its expectation is at most log P(x)."""
+        return self.log_weight(x, y, noise=noise)
+
+    def loss(self, x: Tensor, y: Any = None, *, player: str = "model", noise: Noise) -> Tensor:
+        """Minus the bound, the mean over rows and draws, in nats."""
+        return -self.log_weight(x, y, noise=noise).mean()
+
+    def loss_and_features(self, x: Tensor, y: Any = None, *, noise: Noise) -> tuple[Tensor, list[Tensor]]:
+        """`loss`, and the density's features at the noisy h, in one pass."""
+        h, log_ratio, y = self._fill(x, y, noise)
+        loss, features = self.flow.loss_and_features(h, y, noise=noise.flat())  # ty: ignore
+        return loss - log_ratio.mean(), features
+
+
+class _OverEstimate(_Dequantised):
+    """Over an `Estimated` density. Abstract: trains by the density's own loss."""
+
+    players = ("model",)
+
+    def loss(self, x: Tensor, y: Any = None, *, player: str = "model", noise: Noise) -> Tensor:
+        """The density's loss at h, less log T' / q(u given x): the mean over rows and draws, in nats."""
+        h, log_ratio, y = self._fill(x, y, noise)
+        return self.flow.loss(h, y, noise=noise.flat()) - log_ratio.mean()  # ty: ignore
+
+    def loss_and_features(self, x: Tensor, y: Any = None, *, noise: Noise) -> tuple[Tensor, list[Tensor]]:
+        """`loss`, and the density's features at the noisy h, in one pass."""
+        h, log_ratio, y = self._fill(x, y, noise)
+        loss, features = self.flow.loss_and_features(h, y, noise=noise.flat())  # ty: ignore
+        return loss - log_ratio.mean(), features
+
+    def _estimate(self, x: Tensor, y: Any, noise: Noise) -> Tensor:
+        """The estimate of log p(h) plus log T' / q(u given x), (B * k,) in nats."""
+        h, log_ratio, y = self._fill(x, y, noise)
+        return self.flow.log_prob_estimate(h, y, noise=noise.flat()) + log_ratio  # ty: ignore
+
+
+class DequantisedBound(_OverEstimate):
+    """Over an unbiased estimate (Russian roulette). Verbs: Samples, Bounded, Trainable; no weights, for the exponential
+    of an unbiased log-estimate is not unbiased."""
+
+    def elbo(self, x: Tensor, y: Any = None, *, noise: Noise) -> Tensor:
+        """One draw, (B * k,) in nats: its expectation, E log p(h) T' / q, is at most log P(x)."""
+        return self._estimate(x, y, noise)
+
+
+class DequantisedEstimate(_OverEstimate):
+    """Over an estimate that is only consistent (an ODE to some tolerance). Verbs: Samples, Estimated, Trainable."""
+
+    unbiased = False
+
+    def log_prob_estimate(self, x: Tensor, y: Any = None, *, noise: Noise) -> Tensor:
+        """One draw, (B * k,) in nats: a lower bound of log P(x) but for the density's own error, on either side."""
+        return self._estimate(x, y, noise)
+
+
+def Dequantised(
+    flow: nn.Module,
+    space: Integers,
+    *,
+    noise: UniformNoise | FlowNoise | None = None,
+    cells: Cells | None = None,
+    config: Any = None,
+) -> DequantisedExact | DequantisedBound | DequantisedEstimate:
+    """A distribution over `Integers` from a density over `Reals` of the same shape, promising no more than that does.
+
+    `noise` draws u in the cells (uniform unless given), `cells` maps them onto the reals (`MarginalCells` unless
+    given). Raises `TypeError` for a density that is neither `Exact` nor `Estimated`, or has no samples.
+    """
+    require(flow, (Exact, Estimated), "Dequantised")
+    require(flow, Samples, "Dequantised")
+    if not isinstance(space, Integers):
+        raise TypeError(f"space is {type(space).__name__}; Dequantised accepts Integers")
+    if not isinstance(flow.space, Reals) or flow.space.shape != space.shape:
+        raise ValueError(f"flow is over {flow.space}; accepts one over Reals({space.shape}), as space is {space}")
+    noise, cells = noise or UniformNoise(space), cells or MarginalCells(space)
+    if has(flow, Exact):
+        return DequantisedExact(flow, space, noise, cells, config)
+    if flow.unbiased:
+        return DequantisedBound(flow, space, noise, cells, config)
+    return DequantisedEstimate(flow, space, noise, cells, config)

@@ -21,15 +21,26 @@ from torch import Tensor, nn
 Answer = tuple[Tensor, Tensor]
 
 
-class Transform(nn.Module, ABC):
-    """A bijection. Abstract; x and z are (B, ...), log-determinants (B,) in nats."""
+class Volume(ABC):
+    """How the log-determinant of z = x + g(x) is found, which has no closed form. Abstract."""
 
     @abstractmethod
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
+    def __call__(self, g: Callable[[Tensor], Tensor], x: Tensor) -> Answer:
+        """g(x) (B, ...) and log |det(I + dg/dx)| (B,), exactly or as one draw of an estimate."""
+
+
+class Transform(nn.Module, ABC):
+    """A bijection. Abstract; x and z are (B, ...), log-determinants (B,) in nats.
+
+    `volume` is for transforms without a closed form of their log-determinant: without it theirs is NaN.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         """z and log |det dz/dx|."""
 
     @abstractmethod
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         """x and log |det dx/dz|."""
 
 
@@ -54,17 +65,17 @@ class Chain(Transform):
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
-        total = _zero(x)
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+        total = no_change(x)
         for part in self.parts:
-            x, log_det = part(x, y)
+            x, log_det = part(x, y, volume)
             total = total + log_det
         return x, total
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
-        total = _zero(z)
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+        total = no_change(z)
         for part in reversed(self.parts):
-            z, log_det = part.inverse(z, y)  # ty: ignore
+            z, log_det = part.inverse(z, y, volume)  # ty: ignore
             total = total + log_det
         return z, total
 
@@ -80,13 +91,13 @@ class AffineCoupling(Transform):
         super().__init__()
         self.kept, self.net = kept, net
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         x1, x2 = x[:, : self.kept], x[:, self.kept :]
         t, r = self.net(x1, y).chunk(2, 1)
         log_s = F.logsigmoid(r + 2)
         return torch.cat([x1, (x2 + t) * log_s.exp()], 1), log_s.flatten(1).sum(1)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
         t, r = self.net(z1, y).chunk(2, 1)
         inverse_s = (-2 - r).exp() + 1
@@ -100,13 +111,13 @@ class AdditiveCoupling(Transform):
         super().__init__()
         self.kept, self.net = kept, net
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         x1, x2 = x[:, : self.kept], x[:, self.kept :]
-        return torch.cat([x1, x2 + self.net(x1, y)], 1), _zero(x)
+        return torch.cat([x1, x2 + self.net(x1, y)], 1), no_change(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
-        return torch.cat([z1, z2 - self.net(z1, y)], 1), _zero(z)
+        return torch.cat([z1, z2 - self.net(z1, y)], 1), no_change(z)
 
 
 class GaussianSplit(Transform):
@@ -119,12 +130,12 @@ class GaussianSplit(Transform):
         super().__init__()
         self.kept, self.net = kept, net
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         x1, x2 = x[:, : self.kept], x[:, self.kept :]
         mu, log_sigma = self.net(x1, y).chunk(2, 1)
         return torch.cat([x1, (x2 - mu) * (-log_sigma).exp()], 1), -log_sigma.flatten(1).sum(1)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
         mu, log_sigma = self.net(z1, y).chunk(2, 1)
         return torch.cat([z1, mu + z2 * log_sigma.exp()], 1), log_sigma.flatten(1).sum(1)
@@ -133,11 +144,11 @@ class GaussianSplit(Transform):
 class Reversal(Transform):
     """The order of axis 1 reversed."""
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
-        return x.flip(1), _zero(x)
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+        return x.flip(1), no_change(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
-        return z.flip(1), _zero(z)
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+        return z.flip(1), no_change(z)
 
 
 class Permutation(Transform):
@@ -149,11 +160,11 @@ class Permutation(Transform):
         super().__init__()
         self.register_buffer("order", torch.randperm(channels))
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
-        return x[:, self.order], _zero(x)
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+        return x[:, self.order], no_change(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
-        return z[:, self.order.argsort()], _zero(z)
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+        return z[:, self.order.argsort()], no_change(z)
 
 
 class Linear(Transform):
@@ -186,11 +197,11 @@ class Linear(Transform):
     def _log_det(self, x: Tensor) -> Tensor:
         return (self.log_s.sum() * math.prod(x.shape[2:])).expand(x.shape[0])
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         lower, upper = self._factors()
         return _along_axis_1(self.permutation @ (lower @ upper), x), self._log_det(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         lower, upper = self._factors()
         half = torch.linalg.solve_triangular(lower, self.permutation.T, upper=False, unitriangular=True)
         return _along_axis_1(torch.linalg.solve_triangular(upper, half, upper=True), z), -self._log_det(z)
@@ -213,11 +224,11 @@ class ActNorm(DataStart):
             self.log_scale.copy_(-deviation.log())
             self.started.fill_(True)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         log_det = (self.log_scale.sum() * math.prod(x.shape[2:])).expand(x.shape[0])
         return (x + _as_axis_1(self.shift, x)) * _as_axis_1(self.log_scale.exp(), x), log_det
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         log_det = -(self.log_scale.sum() * math.prod(z.shape[2:])).expand(z.shape[0])
         return z * _as_axis_1((-self.log_scale).exp(), z) - _as_axis_1(self.shift, z), log_det
 
@@ -245,26 +256,11 @@ class Standardise(DataStart):
     def _log_det(self, x: Tensor) -> Tensor:
         return (-self.deviation.log().sum() * math.prod(x.shape[2:])).expand(x.shape[0])
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         return (x - _as_axis_1(self.mean, x)) / _as_axis_1(self.deviation, x), self._log_det(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         return z * _as_axis_1(self.deviation, z) + _as_axis_1(self.mean, z), -self._log_det(z)
-
-
-class Squeeze(Transform):
-    """2x2 pixels become four channels: (B, C, H, W) to (B, 4C, H/2, W/2)."""
-
-    # by reshaping, because torch's pixel_unshuffle leaves a batch of no rows in the wrong shape
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
-        b, c, h, w = x.shape
-        z = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4)
-        return z.reshape(b, 4 * c, h // 2, w // 2), _zero(x)
-
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
-        b, c, h, w = z.shape
-        x = z.reshape(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
-        return x.reshape(b, c // 4, 2 * h, 2 * w), _zero(z)
 
 
 class LearnedNormal(Transform):
@@ -287,49 +283,13 @@ class LearnedNormal(Transform):
         by_y = (y.flatten(1) @ self.weight).reshape(-1, 2, *self.shape)
         return mu + by_y[:, 0], log_sigma + by_y[:, 1]
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
+    def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         mu, log_sigma = self._moments(y)
         return (x - mu) * (-log_sigma).exp(), -log_sigma.flatten(1).sum(1).expand(x.shape[0])
 
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         mu, log_sigma = self._moments(y)
         return mu + z * log_sigma.exp(), log_sigma.flatten(1).sum(1).expand(z.shape[0])
-
-
-class Multiscale(Transform):
-    """Levels of a flow on images; after every level but the last, half of the channels leave for z.
-
-    x (B, C, H, W) to one flat z (B, D), the parts that left first coming first.
-    """
-
-    def __init__(self, levels: Sequence[Transform], shapes: Sequence[tuple[int, int, int]]) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList(levels)
-        self.shapes = list(shapes)  # of each level's output, (C, H, W)
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Answer:
-        total, left = _zero(x), []
-        for i, level in enumerate(self.levels):
-            x, log_det = level(x, y)
-            total = total + log_det
-            if i < len(self.levels) - 1:
-                kept = x.shape[1] // 2
-                x, out = x[:, :kept], x[:, kept:]
-                left.append(out.flatten(1))
-        return torch.cat([*left, x.flatten(1)], 1), total
-
-    def inverse(self, z: Tensor, y: Tensor | None = None) -> Answer:
-        total, sizes = _zero(z), [math.prod(shape) - shape[0] // 2 * math.prod(shape[1:]) for shape in self.shapes]
-        sizes[-1] = math.prod(self.shapes[-1])
-        parts = z.split(sizes, 1)
-        x = parts[-1].reshape(-1, *self.shapes[-1])
-        for i in reversed(range(len(self.levels))):
-            if i < len(self.levels) - 1:
-                channels, *sites = self.shapes[i]
-                x = torch.cat([x, parts[i].reshape(-1, channels - channels // 2, *sites)], 1)
-            x, log_det = self.levels[i].inverse(x, y)  # ty: ignore
-            total = total + log_det
-        return x, total
 
 
 def start_from(model: nn.Module, run: Callable[[], object]) -> None:
@@ -347,7 +307,8 @@ def start_from(model: nn.Module, run: Callable[[], object]) -> None:
             hook.remove()
 
 
-def _zero(x: Tensor) -> Tensor:
+def no_change(x: Tensor) -> Tensor:
+    """The log-determinant of a map that keeps volumes: B zeros."""
     return x.new_zeros(x.shape[0])
 
 
