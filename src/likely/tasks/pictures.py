@@ -127,6 +127,29 @@ def scatter(x: Tensor) -> Any:
     return figure
 
 
+def densities(rows: dict[str, dict[str, Any]], half_width: dict[str, float], cells: int = 100) -> Any:
+    """Densities in the plane side by side: for each row, titles with functions from points (n, 2) to nats (n,).
+
+    Within a row all share the scale of the first.
+    """
+    wide = max(map(len, rows.values()))
+    figure = _figure(2.1 * wide, 2.25 * len(rows))
+    grid = figure.subplots(len(rows), wide, squeeze=False)
+    for i, (line, (name, columns)) in enumerate(zip(grid, rows.items(), strict=True)):
+        side = half_width[name]
+        axis = (torch.arange(cells, dtype=torch.float64) + 0.5) * (2 * side / cells) - side
+        points, top = torch.cartesian_prod(axis, axis), None
+        for axes, (title, log_p) in zip(line, columns.items(), strict=True):
+            p = log_p(points).exp().reshape(cells, cells).T
+            top = float(p.quantile(0.999)) if top is None else top
+            axes.imshow(p, origin="lower", extent=(-side, side, -side, side), cmap="viridis", vmin=0, vmax=top)
+            axes.set_title(title if i == 0 else "", color=INK, fontsize=10)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        line[0].set_ylabel(name, color=INK)
+    return figure
+
+
 def turned_figure(r: dict[str, Any]) -> Any:
     """The tour's third point from its figures: bits of p(x) upright and turned, and who is right in what is kept."""
     figure = _figure(10.4, 3.4)
