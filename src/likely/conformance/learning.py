@@ -93,8 +93,8 @@ def learns(subject: Subject) -> str:
 
     200 full-batch steps of Adam at 1e-2 on 32 structured rows, from perturbed parameters; the loss before and after
     over the same 64 noises: it falls in the mean, and under so many of them (54) that a fair coin would show as many
-    with probability 1e-8. (No t-test: the loss of an untrained model may have no variance.) A learner in closed form gains by its
-    start and 10 passes of EM, and no pass loses more than 1 % of that (smoothed statistics climb a
+    with probability 1e-8. (No t-test: the loss of an untrained model may have no variance.) A learner in closed form
+    gains by its start and 10 passes of EM, and no pass loses more than 1 % of that (smoothed statistics climb a
     penalised likelihood, not quite this one).
     """
     if not isinstance(subject.model, nn.Module):
