@@ -71,10 +71,12 @@ class Spline(Elementwise):
         shares = sizes.unflatten(0, (2, k)).softmax(1)  # (2, K, ...)
         with torch.no_grad():
             floors = torch.arange(1, k + 1, dtype=t.dtype, device=t.device).reshape(-1, *beyond) * FLOOR
-            below = shares[along].cumsum(0) <= (t - floors) / self.room  # the bins that end before t, (K, ...)
-            below[-1] = False
-            place = below.sum(0, keepdim=True)
-        starts = torch.where(below, shares, 0.0).sum(1) * self.room + FLOOR * place
+            ends = shares[along].cumsum(0)
+            below = (ends <= (t - floors) / self.room).to(t.dtype)  # 1 for bins that end before t, (K, ...)
+            below[-1] = 0
+            steps = below.sum(0, keepdim=True)
+            place = steps.long()
+        starts = (shares * below).sum(1) * self.room + FLOOR * steps
         ends = shares.gather(1, place.expand(2, *place.shape)).squeeze(1) * self.room + FLOOR
         knots = torch.cat([place - 1, place])  # among the inner ones
         # softplus with its zero moved so that a parameter of 0 is a slope of 1
