@@ -127,10 +127,9 @@ def main(only: str = "") -> None:
             shaken(model)
             variants = {kind: {}}
             if kind == "coupling spline" and rival == "zuko":
-                wide = next(w for w in range(WIDTH, 4 * WIDTH) if size(ours(kind, width=w)) >= size(model))
                 variants = {
-                    f"{kind}, equal parameters": {"width": wide},
-                    f"{kind}, equal splines": {"depth": 2 * LAYERS},
+                    f"{kind}, as many layers": {"width": equal(model, LAYERS), "depth": LAYERS},
+                    f"{kind}, as many splines": {"width": equal(model, 2 * LAYERS), "depth": 2 * LAYERS},
                 }
             for name, fields in variants.items():
                 if only not in f"{name} {rival}":
