@@ -36,8 +36,8 @@ from likely.registry import build
 from likely.space import Reals
 
 SETS = ("kin40k", "energy", "concrete", "protein", "bike")
-LAYERS, WIDTH, BINS, BATCH, RATE, CLIP, EVERY, PATIENCE = 4, 64, 8, 256, 2e-3, 10.0, 50, 400
-COMPONENTS, ROUNDS = (4, 16, 48), 60
+LAYERS, WIDTH, BINS, BATCH, RATE, CLIP, EVERY, PATIENCE = 4, 64, 8, 256, 3e-3, 10.0, 50, 200
+COMPONENTS, ROUNDS = (8, 32), 40
 MASKED = {"architecture": "autoregressive", "depth": LAYERS, "width": WIDTH}
 COMMON = {"hidden": 2, "activation": "relu", "prior": "normal", "bins": BINS}
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--out", type=Path, default=timing.RESULTS / "tables.jsonl")
     args = parser.parse_args()
     torch.set_num_threads(1)
