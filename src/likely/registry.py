@@ -28,6 +28,7 @@ FAMILIES: dict[str, Entry] = {
     "autoregressive": Entry("likely.config.autoregressive:Autoregressive", "likely.families.autoregressive"),
     "vae": Entry("likely.config.vae:VAE", "likely.families.vae"),
     "flow": Entry("likely.config.flow:Flow", "likely.families.flow"),
+    "residual": Entry("likely.config.residual:Residual", "likely.families.flow.residual"),
     "joint": Entry("likely.config.joint:Joint", "likely.families.joint"),
 }
 
