@@ -38,12 +38,14 @@ def round_trips(subject: Subject) -> str:
     """F1 decode(encode(x)) is x, and encode(decode(z)) is z.
 
     Within 1e-10 in float64 and 1e-4 in float32, relative to 1 + |x|, on 64 rows, half of them three times as far out
-    as the model draws. Exactly, for integers.
+    as the model draws. Exactly, for integers. A model that solves one direction to a stated `tolerance` has 100 times
+    that.
     """
     subject.need(Invertible)
     worst = {}
     for precision, limit in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
         worst[precision] = 0.0
+        limit = max(limit, 100 * getattr(subject.model, "tolerance", 0.0))
         for state in subject.variants():
             model = subject.wide(state)
             if precision == torch.float32:
