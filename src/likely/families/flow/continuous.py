@@ -47,15 +47,15 @@ class ODE(Transform):
     Raises `StepLimit` where the tolerance is out of reach.
     """
 
-    def __init__(self, field: Field, config: ContinuousFlowConfig) -> None:
+    def __init__(self, field: Field, shape: tuple[int, ...], config: ContinuousFlowConfig) -> None:
         super().__init__()
-        self.field, self.config = field, config
+        self.field, self.shape, self.config = field, shape, config
 
     def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         return self._solved(x, y, volume, 1.0, 0.0)
 
     def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        return self._solved(z, y, volume, 0.0, 1.0)
+        return self._solved(z.reshape(-1, *self.shape), y, volume, 0.0, 1.0)
 
     def _solved(self, x: Tensor, y: Tensor | None, volume: Volume | None, start: float, end: float) -> Answer:
         how = volume if isinstance(volume, Divergence) else Ignored()
@@ -171,7 +171,7 @@ class ContinuousFlow(FlowModel):
             shape, field = space.shape, ConvField(space.shape[0], *network)
         else:
             shape, field = (space.dims,), MlpField(space.dims, *network)
-        super().__init__(config, space, condition, shape, Chain([Standardise(shape[0]), ODE(field, config)]))
+        super().__init__(config, space, condition, shape, Chain([Standardise(shape[0]), ODE(field, shape, config)]))
         self.field, self.surrogate = field, config.objective == "matching"
         self.tolerance = config.tolerance
 
@@ -237,7 +237,7 @@ def model(config: ContinuousFlowConfig, space: Space, condition: Space | None, b
 
 
 def _tiny(**fields: Any) -> ContinuousFlowConfig:
-    return ContinuousFlowConfig(**{"width": 8, "steps": 8, "tolerance": 1e-7, **fields})
+    return ContinuousFlowConfig(**{"width": 8, "steps": 4, "tolerance": 1e-6, **fields})
 
 
 _TWO, _IMAGE, _HUTCHINSON = Reals((2,)), Reals((1, 2, 2)), {"divergence": "hutchinson"}

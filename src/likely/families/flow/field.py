@@ -5,9 +5,10 @@ s2 = s(W2 s1 + ..), f = W3 s2, the trace of W3 D2 W2 D1 W1 is
 
     div f = d2^T M d1,   M = W2 * (W1 W3)^T (entry by entry),   d = s'(..),
 
-one product with a (width, width) matrix that a whole solution shares, whatever the dimension of x. Any other field has
-it by forward-mode derivatives along all axes at once, or along one random probe e with E[e e^T] = I:
-E[e^T (df/dx) e] = div f ("A stochastic estimator of the trace of the influence matrix", Hutchinson, 1990).
+one product with a (width, width) matrix that a whole solution shares, whatever the dimension of x. Other fields have
+it by tangents (df/dx) e that are carried through the layers beside x: along all axes e at once, or along one random
+probe with E[e e^T] = I, for then E[e^T (df/dx) e] = div f ("A stochastic estimator of the trace of the influence
+matrix", Hutchinson, 1990).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,10 @@ class Field(nn.Module, ABC):
     def forward(self, t: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
         """dx/dt, shaped like x."""
 
+    @abstractmethod
+    def with_tangents(self, t: Tensor, x: Tensor, y: Tensor | None, e: Tensor) -> Answer:
+        """dx/dt and (df/dx) e, (A, B, ...), along A directions e (A, 1 or B, ...) for every row."""
+
 
 class MlpField(Field):
     """On vectors (B, D); time and context move the pre-activations of every hidden layer."""
@@ -61,13 +66,21 @@ class MlpField(Field):
         self.layers = nn.ModuleList(nn.Linear(width if i else dims, width, bias=False) for i in range(hidden))
         self.inject = nn.ModuleList(nn.Linear(1 + 2 * FREQUENCIES + context, width) for _ in range(hidden))
         self.last = nn.Linear(width, dims)
-        _zero(self.last)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, t: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
         c, act = condition_on(t, y), ACTIVATIONS[self.activation]
         for layer, inject in zip(self.layers, self.inject, strict=True):
             x = act(layer(x) + inject(c))
         return self.last(x)
+
+    def with_tangents(self, t: Tensor, x: Tensor, y: Tensor | None, e: Tensor) -> Answer:
+        c, act = condition_on(t, y), WITH_SLOPE[self.activation]
+        for layer, inject in zip(self.layers, self.inject, strict=True):
+            x, d = act(layer(x) + inject(c))
+            e = layer(e) * d
+        return self.last(x), F.linear(e, self.last.weight)
 
     @property
     def closed(self) -> bool:
@@ -93,22 +106,32 @@ class MlpField(Field):
 
 
 class ConvField(Field):
-    """On images (B, C, H, W): 3x3 convolutions; time and context move the channels of every hidden layer."""
+    """On images (B, C, H, W): 3x3 convolutions, all but the first with a skip; time and context move the channels of
+    every hidden layer."""
 
     def __init__(self, channels: int, width: int, hidden: int, activation: str, context: int = 0) -> None:
         super().__init__()
-        self.act = ACTIVATIONS[activation]
-        self.layers = nn.ModuleList(nn.Conv2d(width if i else channels, width, 3, padding=1) for i in range(hidden))
-        self.inject = nn.ModuleList(nn.Linear(1 + 2 * FREQUENCIES + context, width, bias=False) for _ in range(hidden))
-        self.last = nn.Conv2d(width, channels, 3, padding=1)
-        _zero(self.last)
+        self.activation = activation
+        self.layers = nn.ModuleList(_conv(width if i else channels, width) for i in range(hidden))
+        self.inject = nn.ModuleList(nn.Linear(1 + 2 * FREQUENCIES + context, width) for _ in range(hidden))
+        self.last = _conv(width, channels)
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        nn.init.zeros_(self.last.weight)
 
     def forward(self, t: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
-        c = condition_on(t, y)
+        c, act = condition_on(t, y), ACTIVATIONS[self.activation]
         for i, (layer, inject) in enumerate(zip(self.layers, self.inject, strict=True)):
-            h = self.act(layer(x) + inject(c)[:, :, None, None])
+            h = act(layer(x) + inject(c)[:, :, None, None])
             x = x + h if i else h
-        return self.last(x)
+        return self.last(x) + self.bias
+
+    def with_tangents(self, t: Tensor, x: Tensor, y: Tensor | None, e: Tensor) -> Answer:
+        c, act = condition_on(t, y), WITH_SLOPE[self.activation]
+        for i, (layer, inject) in enumerate(zip(self.layers, self.inject, strict=True)):
+            h, d = act(layer(x) + inject(c)[:, :, None, None])
+            along = _over_two(layer, e) * d
+            x, e = (x + h, e + along) if i else (h, along)
+        return self.last(x) + self.bias, _over_two(self.last, e)
 
 
 class Rate(NamedTuple):
@@ -132,8 +155,8 @@ class Divergence(Volume, ABC):
         self.steps = steps
 
     @abstractmethod
-    def __call__(self, g: Callable[[Tensor], Tensor], x: Tensor) -> Answer:
-        """g(x) (B, ...) and div g (B,)."""
+    def __call__(self, g: Any, x: Tensor) -> Answer:
+        """g(x) (B, ...) and div g (B,) for a `Rate` g."""
 
     def row(self, i: int) -> Divergence:
         """The same for row i alone."""
@@ -143,19 +166,19 @@ class Divergence(Volume, ABC):
 class Ignored(Divergence):
     """Zero in place of the divergence: for who wants x alone."""
 
-    def __call__(self, g: Callable[[Tensor], Tensor], x: Tensor) -> Answer:
+    def __call__(self, g: Any, x: Tensor) -> Answer:
         return g(x), no_change(x)
 
 
 class ExactDivergence(Divergence):
-    """In closed form where the field has it, else by the derivatives along every axis."""
+    """In closed form where the field has it, else by the tangents along every axis."""
 
     def __init__(self, steps: int | None = None) -> None:
         super().__init__(steps)
         self.mixed: Tensor | None = None
 
-    def __call__(self, g: Callable[[Tensor], Tensor], x: Tensor) -> Answer:
-        if isinstance(g, Rate) and isinstance(g.field, MlpField) and g.field.closed:
+    def __call__(self, g: Any, x: Tensor) -> Answer:
+        if isinstance(g.field, MlpField) and g.field.closed:
             if self.mixed is None:
                 self.mixed = g.field.mixed()
             return g.field.with_divergence(g.t, x, g.y, self.mixed)
@@ -163,33 +186,27 @@ class ExactDivergence(Divergence):
 
 
 class Hutchinson(Divergence):
-    """e^T (dg/dx) e along one probe e (B, ...) for each row, the same at all times."""
+    """e^T (df/dx) e along one probe e (B, ...) for each row, the same at all times."""
 
     def __init__(self, probe: Tensor, steps: int | None = None) -> None:
         super().__init__(steps)
         self.probe = probe
 
-    def __call__(self, g: Callable[[Tensor], Tensor], x: Tensor) -> Answer:
-        value, along = torch.func.jvp(g, (x,), (self.probe,))
-        return value, (along * self.probe).flatten(1).sum(1)
+    def __call__(self, g: Any, x: Tensor) -> Answer:
+        value, along = g.field.with_tangents(g.t, x, g.y, self.probe[None])
+        return value, (along[0] * self.probe).flatten(1).sum(1)
 
     def row(self, i: int) -> Divergence:
         return Hutchinson(self.probe[i : i + 1], self.steps)
 
 
-def along_axes(g: Callable[[Tensor], Tensor], x: Tensor) -> Answer:
-    """g(x) and div g (B,) of any g that treats rows alone: forward-mode derivatives along `AXES` axes at once."""
-
-    def diagonal(e: Tensor) -> Answer:
-        value, along = torch.func.jvp(g, (x,), (e.expand_as(x),))
-        return value, (along * e).flatten(1).sum(1)
-
-    n = math.prod(x.shape[1:])
+def along_axes(g: Rate, x: Tensor) -> Answer:
+    """g(x) and div g (B,) by the tangents along `AXES` axes at once."""
+    n, value, total = math.prod(x.shape[1:]), x, no_change(x)
     axes = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, 1, *x.shape[1:])
-    value, total = x, no_change(x)
-    for some in axes.split(AXES):
-        value, entries = torch.func.vmap(diagonal, out_dims=(None, 0))(some)
-        total = total + entries.sum(0)
+    for e in axes.split(AXES):
+        value, along = g.field.with_tangents(g.t, x, g.y, e)
+        total = total + (along * e).sum((0, *range(2, e.ndim)))
     return value, total
 
 
@@ -200,7 +217,10 @@ def condition_on(t: Tensor, y: Tensor | None) -> Tensor:
     return times if y is None else torch.cat([times.expand(y.shape[0], -1), y], 1)
 
 
-def _zero(layer: nn.Linear | nn.Conv2d) -> None:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+def _conv(before: int, after: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, padding=1, bias=False)
+
+
+def _over_two(layer: nn.Module, e: Tensor) -> Tensor:
+    """A layer for images over two leading axes."""
+    return layer(e.flatten(0, 1)).unflatten(0, e.shape[:2])
