@@ -22,7 +22,8 @@ class Trainable(Protocol):
     """Learns by gradient; `players` is ("model",), or two names for an adversarial pair.
 
     A model whose loss is something else than minus a likelihood in nats, or a bound of it, has an attribute
-    `surrogate = True`: progress then shows no bits.
+    `surrogate = True`: progress then shows no bits. One whose gradients pass straight through a rounding has
+    `straight_through = True`: the gradient of what stands behind a rounding is then a substitute for one that is zero.
     """
 
     players: tuple[str, ...]

@@ -23,7 +23,9 @@ def gradients(subject: Subject) -> str:
 
     On the perturbed copy no trainable parameter's gradient is missing or entirely zero, and the loss notices y.
     Along 6 random directions the central difference of the loss under fixed noise (h = 1e-5, float64; the best of
-    three steps, as networks may have kinks) is the gradient's projection within 1e-6 relative.
+    three steps, as networks may have kinks) is the gradient's projection within 1e-6 relative. Where gradients pass
+    straight through roundings, that holds of each parameter by itself or else the loss is flat along it, bit for bit:
+    it stands behind a rounding. Not all may.
     """
     subject.need(Trainable)
     model = copy.deepcopy(subject.wide("perturbed")).train()
@@ -51,6 +53,11 @@ def gradients(subject: Subject) -> str:
             if not bool(gradient.isfinite().all()):
                 raise Failed(f"parameter {name} gets a gradient that is not finite")
         size = math.sqrt(sum(float(g.square().sum()) for g in found))
+        if getattr(model, "straight_through", False):
+            exact = [(p, g) for p, g in zip(parameters, found, strict=True) if not _flat(loss, p, subject.seed)]
+            if not exact:
+                raise Failed("the loss is flat along every parameter; accepts roundings behind some of them alone")
+            parameters, found = zip(*exact, strict=True)
         for number in range(6):
             noise = Noise(subject.seed + 200 + number, 1)
             direction = [noise.normal(p.shape, dtype=torch.float64)[0].to(p.dtype) for p in parameters]
@@ -61,6 +68,18 @@ def gradients(subject: Subject) -> str:
     if not worst <= 1e-6:
         raise Failed(f"the gradient differs from the loss's own slope by {worst:.1e} relative; accepts 1e-6")
     return f"all parameters reached; slopes within {worst:.1e}"
+
+
+def _flat(loss: Callable[[], Tensor], parameter: Tensor, seed: int) -> bool:
+    """Whether small moves of a parameter, both ways, leave the loss as it is, bit for bit: rounding has swallowed them."""
+    step = 1e-9 * Noise(seed + 300, 1).normal(parameter.shape, dtype=torch.float64)[0].to(parameter.dtype)
+    kept, values = parameter.detach().clone(), []
+    with torch.no_grad():
+        for sign in (0, 1, -1):
+            parameter.copy_(kept + sign * step)
+            values.append(float(loss()))
+        parameter.copy_(kept)
+    return values[0] == values[1] == values[2]
 
 
 def _slope_gap(

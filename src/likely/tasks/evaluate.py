@@ -55,6 +55,8 @@ class Evaluation:
             "dims": reading.space.dims,
             "space": str(reading.space),
         }
+        if reading.note:
+            record["note"] = reading.note
         if reading.kind is not Kind.UNNORMALISED and not isinstance(reading.space, Table):
             bits, error = reading.mean_bits_per_dim
             record |= {

@@ -212,6 +212,16 @@ class _Dequantised(nn.Module, ABC):
         self.flow, self.space, self.condition, self.config = flow, space, flow.condition, config
         self.noise, self.cells = noise, cells
 
+    @property
+    def surrogate(self) -> bool:
+        """Whether the density's loss is no likelihood."""
+        return getattr(self.flow, "surrogate", False)
+
+    @property
+    def reading_note(self) -> str:
+        """The density's."""
+        return getattr(self.flow, "reading_note", "")
+
     def sample(self, n: int, y: Any = None, *, noise: Noise) -> Tensor:
         """n draws, (n, *shape) int64."""
         return self.cells.cell(self.flow.sample(n, y, noise=noise))  # ty: ignore
