@@ -29,6 +29,7 @@ FAMILIES: dict[str, Entry] = {
     "vae": Entry("likely.config.vae:VAE", "likely.families.vae"),
     "flow": Entry("likely.config.flow:Flow", "likely.families.flow"),
     "joint": Entry("likely.config.joint:Joint", "likely.families.joint"),
+    "hybrid": Entry("likely.config.hybrid:Hybrid", "likely.families.joint.hybrid"),
 }
 
 

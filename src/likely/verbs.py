@@ -22,7 +22,8 @@ class Trainable(Protocol):
     """Learns by gradient; `players` is ("model",), or two names for an adversarial pair.
 
     A model whose loss is something else than minus a likelihood in nats, or a bound of it, has an attribute
-    `surrogate = True`: progress then shows no bits.
+    `surrogate = True`: progress then shows no bits. One that learns also from rows without a label, y = -1, has
+    `unlabelled = True`.
     """
 
     players: tuple[str, ...]
@@ -174,7 +175,10 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Joint(Protocol):
-    """Exact class posterior."""
+    """Exact class posterior.
+
+    A joint without a normalised p(x given y) has an attribute `given_y = False`: its other verbs take no y.
+    """
 
     def log_posterior(self, x: Any) -> Tensor:
         """log p(y given x) for every y, (B, K) in nats."""
