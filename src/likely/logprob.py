@@ -33,6 +33,7 @@ from likely.verbs import (
     has,
     name_of,
     require,
+    takes_y,
 )
 
 BATCH = 64
@@ -358,7 +359,7 @@ def check_condition(model: Any, y: Any, n: int, *, learning: bool = False) -> An
     `given_y = False` takes y in `learning` only.
     """
     condition = model.condition
-    if y is not None and condition is not None and not (learning or getattr(model, "given_y", True)):
+    if y is not None and condition is not None and not (learning or takes_y(model)):
         raise ValueError(
             f"y was given, but {name_of(model)} has p(y given x) and p(x) and no normalised p(x given y); leave y out"
         )

@@ -234,6 +234,12 @@ def has(model: Any, *needed: Any) -> bool:
     return all(isinstance(model, verb) and all(callable(getattr(model, m)) for m in _METHODS[verb]) for verb in needed)
 
 
+def takes_y(model: Any) -> bool:
+    """Whether the verbs that give numbers about x, or draws of it, take y: those of a conditional model do, and those
+    of a joint unless it says `given_y = False`."""
+    return model.condition is not None and getattr(model, "given_y", True)
+
+
 def require(model: Any, needed: Any, task: str) -> None:
     """Raise `TypeError` unless the model has one of the protocols `needed` (one, or a tuple of alternatives).
 

@@ -57,7 +57,7 @@ def identities(subject: Subject) -> str:
         with scoring(model):
             posterior = model.log_posterior(x).double()
         sums = max(sums, float((posterior.logsumexp(1).exp() - 1).abs().max()))
-        if not (has(model, Exact) and subject.given_y):
+        if not (has(model, Exact) and subject.takes_y):
             continue
         total = subject.log_p(model, x, None)
         given = torch.stack([subject.log_p(model, x, torch.tensor([c])) for c in range(posterior.shape[1])], 1)
@@ -71,7 +71,7 @@ def identities(subject: Subject) -> str:
         raise Failed(f"|sum_y p(y | x) - 1| = {sums:.2e}; accepts 1e-9")
     if not worst <= 1e-6:
         raise Failed(f"log p(y | x) + log p(x) - log p(x | y) is no log p(y): off by {worst:.2e} ({where})")
-    if not subject.given_y:
+    if not subject.takes_y:
         _refuses(subject)
         return f"posterior sums within {sums:.1e} over {n} rows; no p(x | y), and it says so"
     return f"posterior sums within {sums:.1e}, identities within {worst:.1e} over {n} rows"

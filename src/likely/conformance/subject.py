@@ -27,7 +27,7 @@ from likely.logprob import scoring
 from likely.noise import Noise
 from likely.registry import FAMILIES, build
 from likely.space import Integers, Reals, Rows, Space, Table
-from likely.verbs import ClosedForm, Joint, JointBound, Samples, Trainable, has, name_of, verbs
+from likely.verbs import ClosedForm, Joint, JointBound, Samples, Trainable, has, name_of, takes_y, verbs
 
 CHUNK = 1 << 15
 """Rows that go through a tiny model in one call."""
@@ -44,7 +44,7 @@ class Subject:
         self.model, self.seed = model, seed
         self.space: Space = model.space
         self.condition: Space | None = model.condition
-        self.given_y: bool = getattr(model, "given_y", True)
+        self.takes_y = takes_y(model)
         self.verbs = verbs(model)
         self.copied = cache(self._copied)
         self.wide = cache(self._wide)
@@ -95,7 +95,7 @@ class Subject:
         None alone for a joint without p(x given y).
         """
         condition = self.condition
-        if condition is None or not self.given_y:
+        if condition is None or not self.takes_y:
             return [None]
         if isinstance(condition, Integers) and not condition.shape:
             found: list[Any] = [torch.tensor([label]) for label in range(min(condition.levels, 10))]
@@ -111,7 +111,7 @@ class Subject:
     def some(self, n: int) -> tuple[Any, Any]:
         """n rows all over the space, with a condition each (None where verbs take none)."""
         x = inputs(self.space, n, self.seed)
-        return x, inputs(self.condition, n, self.seed + 1) if self.condition is not None and self.given_y else None
+        return x, inputs(self.condition, n, self.seed + 1) if self.takes_y else None
 
     def data(self, n: int = 32) -> tuple[Any, Any]:
         """n structured rows to learn from: few prototypes, each near its label, so that there is something to learn."""

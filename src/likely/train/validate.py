@@ -12,7 +12,7 @@ from likely.noise import Noise
 from likely.train.learners import Batches, derived
 from likely.train.parallel import Team
 from likely.train.record import finite
-from likely.verbs import Bounded, Estimated, Exact, Unnormalised, Weighted, has
+from likely.verbs import Bounded, Estimated, Exact, Unnormalised, Weighted, has, takes_y
 
 LIKELIHOODS = (Exact, Weighted, Bounded, Estimated)
 
@@ -34,10 +34,9 @@ def score(model: Any, valid: Batches, config: TrainConfig, team: Team) -> dict[s
     """
     n = min(valid.n, config.valid_rows)
     seed = derived(config.seed, "validation")
-    given = getattr(model, "given_y", True)
     likely = any(has(model, verb) for verb in (*LIKELIHOODS, Unnormalised))
-    fields = _likelihood(model, valid, n, seed, team, given) if likely else {}
-    if given and likely:
+    fields = _likelihood(model, valid, n, seed, team) if likely else {}
+    if likely and (model.condition is None or takes_y(model)):
         return fields
     x, y = valid.take(slice(0, n))
     with scoring(model):
@@ -46,11 +45,11 @@ def score(model: Any, valid: Batches, config: TrainConfig, team: Team) -> dict[s
     return {**fields, "score": finite(-loss), "loss": finite(loss), "rows": n}
 
 
-def _likelihood(model: Any, valid: Batches, n: int, seed: int, team: Team, given: bool) -> dict[str, Any]:
-    """log p(x given y) where the model is `given` y, else log p(x), over the first n rows, shared by the processes."""
+def _likelihood(model: Any, valid: Batches, n: int, seed: int, team: Team) -> dict[str, Any]:
+    """log p(x given y) where the model takes y, else log p(x), over the first n rows, shared by the processes."""
     low, high = n * team.rank // team.world, n * (team.rank + 1) // team.world
     x, y = valid.space.take(valid.x, slice(low, high)), None
-    if given and valid.y is not None and valid.condition is not None:
+    if takes_y(model) and valid.y is not None and valid.condition is not None:
         y = valid.condition.take(valid.y, slice(low, high))
     part = log_prob(model, x, y, seed=seed, rows=torch.arange(low, high))
     nats = torch.zeros(n, dtype=torch.float64)
