@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from likely.config import flow
 from likely.config.base import FamilyConfig
@@ -45,13 +45,12 @@ class Hybrid(FamilyConfig):
     detached: bool = False
     """Whether the classifier leaves the trunk alone: it then reads the features of a density that learns from x."""
 
-    @model_validator(mode="after")
-    def _trains_the_trunk(self) -> Hybrid:
-        if self.detached and self.lam == 0:
-            raise ValueError(
-                "lam is 0 and detached is True, which leave nothing to train the trunk; accepts one of them"
-            )
-        return self
+    @field_validator("detached")
+    @classmethod
+    def _something_trains_the_trunk(cls, detached: bool, info: ValidationInfo) -> bool:
+        if detached and info.data.get("lam") == 0:
+            raise ValueError("detached is True beside lam = 0, so nothing trains the trunk; accepts one of them")
+        return detached
 
 
 PRESETS: dict[str, Hybrid] = {
