@@ -28,6 +28,7 @@ _HOME = {
     "LogProb": "logprob",
     "log_prob": "logprob",
     "log_posterior": "logprob",
+    "log_joint": "logprob",
     "sample": "logprob",
     "require": "verbs",
     "build": "registry",
@@ -39,6 +40,7 @@ _HOME = {
     "evaluate": "tasks.evaluate",
     "decide": "tasks.decide",
     "ClassConditional": "families.joint",
+    "Hybrid": "families.joint",
     "Dequantised": "families.flow",
     "check": "conformance",
 }
@@ -49,8 +51,8 @@ if TYPE_CHECKING:
     from likely.conformance import check
     from likely.data import Data, load
     from likely.families.flow import Dequantised
-    from likely.families.joint import ClassConditional
-    from likely.logprob import LogProb, log_posterior, log_prob, sample
+    from likely.families.joint import ClassConditional, Hybrid
+    from likely.logprob import LogProb, log_joint, log_posterior, log_prob, sample
     from likely.noise import Noise
     from likely.registry import build
     from likely.space import Column, Integers, Reals, Rows, Table

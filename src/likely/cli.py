@@ -450,6 +450,8 @@ def _data(run: Path, other: str | None) -> Any:
 def _fits(model: Any, data: Any) -> None:
     if data.space != model.space:
         raise ValueError(f"data {data.name} lives in {data.space}; the model in {model.space}")
+    if None not in (data.condition, model.condition) and data.condition != model.condition:
+        raise ValueError(f"data {data.name} has labels {data.condition}; the model learned {model.condition}")
 
 
 def _first(split: Any, space: Any, limit: int | None) -> Any:

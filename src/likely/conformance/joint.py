@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from likely.conformance.general import readings
 from likely.conformance.report import Failed, Skip, promise
 from likely.conformance.statistics import t_limit, t_scores
 from likely.conformance.subject import Subject
-from likely.logprob import log_prob, scoring
+from likely.logprob import log_prob, sample, scoring
 from likely.noise import Noise
-from likely.verbs import Bounded, Estimated, Exact, Joint, JointBound, Unnormalised, Weighted, has
+from likely.verbs import Bounded, Estimated, Exact, Joint, JointBound, Samples, Unnormalised, Weighted, has
 
 
 @promise
@@ -40,6 +43,7 @@ def identities(subject: Subject) -> str:
 
     log p(y | x) + log p(x) = log p(x | y) + log p(y) with one log p(y) for all x, and sum_y p(x | y) p(y) = p(x),
     within 1e-6 in float64 (p(y) is read off the identity and must sum to one as well); sum_y p(y | x) = 1 within 1e-9.
+    A joint with `given_y = False` has no p(x | y) and refuses y in its other verbs with a `ValueError`.
     A `JointBound` over an enumerable space: the sum over x and y of exp E[bound] is at most one (one-sided t-test at
     1e-6, 512 draws).
     """
@@ -53,7 +57,7 @@ def identities(subject: Subject) -> str:
         with scoring(model):
             posterior = model.log_posterior(x).double()
         sums = max(sums, float((posterior.logsumexp(1).exp() - 1).abs().max()))
-        if not has(model, Exact):
+        if not (has(model, Exact) and subject.takes_y):
             continue
         total = subject.log_p(model, x, None)
         given = torch.stack([subject.log_p(model, x, torch.tensor([c])) for c in range(posterior.shape[1])], 1)
@@ -67,7 +71,29 @@ def identities(subject: Subject) -> str:
         raise Failed(f"|sum_y p(y | x) - 1| = {sums:.2e}; accepts 1e-9")
     if not worst <= 1e-6:
         raise Failed(f"log p(y | x) + log p(x) - log p(x | y) is no log p(y): off by {worst:.2e} ({where})")
+    if not subject.takes_y:
+        _refuses(subject)
+        return f"posterior sums within {sums:.1e} over {n} rows; no p(x | y), and it says so"
     return f"posterior sums within {sums:.1e}, identities within {worst:.1e} over {n} rows"
+
+
+def _refuses(subject: Subject) -> None:
+    """A model without p(x given y) takes no y, neither through the doors nor in its own verbs."""
+    model, (x, y) = subject.copied(), subject.data(4)
+    noise = {"noise": Noise(subject.seed, 4)}
+    calls: dict[str, Callable[[], Any]] = {"log_prob (the door)": lambda: log_prob(model, x, y)}
+    if has(model, Samples):
+        calls["sample (the door)"] = lambda: sample(model, 4, y, seed=0)
+        calls["sample"] = lambda: model.sample(4, y, **noise)
+    for name, noisy in readings(model):
+        calls[name] = lambda name=name, noisy=noisy: getattr(model, name)(x, y, **(noise if noisy else {}))
+    for name, call in calls.items():
+        try:
+            with scoring(model):
+                call()
+        except ValueError:
+            continue
+        raise Failed(f"{name} takes y, but the model says given_y = False; accepts a ValueError")
 
 
 def _bound(subject: Subject) -> str:

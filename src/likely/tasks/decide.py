@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likely.logprob import LogProb, Posterior, log_posterior, log_prob
+from likely.logprob import LogProb, Posterior, log_joint
 from likely.verbs import Joint, JointBound, require
 
 
@@ -106,10 +106,9 @@ def decide(
     classes = classes or tuple(str(c) for c in range(model.condition.levels))
     if len(classes) != model.condition.levels:
         raise ValueError(f"classes has {len(classes)} names; the model has {model.condition.levels} classes")
-    calibration = log_prob(model, held_out, k=k, seed=seed, progress=progress).nats
-    sureness = log_posterior(model, held_out, k, seed=seed).log_odds
-    reading = log_prob(model, x, k=k, seed=seed)
-    posterior = log_posterior(model, x, k, seed=seed)
+    known, known_posterior = log_joint(model, held_out, k, seed=seed, progress=progress)
+    calibration, sureness = known.nats, known_posterior.log_odds
+    reading, posterior = log_joint(model, x, k, seed=seed)
     low, high = conformal(reading.nats, calibration), conformal(-reading.nats, -calibration)
     p_value = (2 * torch.minimum(low, high)).clamp(max=1)
     p_sure = conformal(posterior.log_odds, sureness)

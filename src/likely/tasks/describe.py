@@ -12,7 +12,19 @@ from likely import registry
 from likely.logprob import BATCH, log_prob
 from likely.noise import Noise
 from likely.space import Integers, Reals, Space, Table
-from likely.verbs import VERBS, Bounded, ClosedForm, Estimated, Exact, Trainable, Unnormalised, Weighted, has, verbs
+from likely.verbs import (
+    VERBS,
+    Bounded,
+    ClosedForm,
+    Estimated,
+    Exact,
+    Trainable,
+    Unnormalised,
+    Weighted,
+    has,
+    takes_y,
+    verbs,
+)
 
 
 def families() -> dict[str, dict[str, str]]:
@@ -79,7 +91,7 @@ def describe(model: nn.Module, *, batch: int = BATCH) -> dict[str, Any]:
         }
     if any(has(model, verb) for verb in (Exact, Weighted, Bounded, Estimated, Unnormalised)):
         with FlopCounterMode(display=False) as counter:
-            log_prob(model, x, y)
+            log_prob(model, x, y if takes_y(model) else None)
         record["score"] = {"multiply_adds_per_row": counter.get_total_flops() // 2 // max(batch, BATCH)}
     return record
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likely.logprob import Kind, LogProb, Posterior, log_posterior, log_prob
+from likely.logprob import Kind, LogProb, Posterior, log_joint, log_prob
 from likely.space import Integers, Table
 from likely.verbs import Joint, JointBound, has
 
@@ -98,11 +98,11 @@ def evaluate(
         raise ValueError("data is empty; accepts at least one row")
     joint = has(model, Joint) or has(model, JointBound)
     given = model.condition is not None and not joint
-    reading = log_prob(model, x, data.y if given else None, k, seed=seed, progress=progress)
     if not joint or data.y is None:
-        return Evaluation(reading, given)
+        return Evaluation(log_prob(model, x, data.y if given else None, k, seed=seed, progress=progress), given)
     y = model.condition.check(data.y, "data.y").long()
-    return Evaluation(reading, given, log_posterior(model, x, k, seed=seed, progress=progress), y)
+    reading, posterior = log_joint(model, x, k, seed=seed, progress=progress)
+    return Evaluation(reading, given, posterior, y)
 
 
 def _finite(value: float | None) -> float | None:

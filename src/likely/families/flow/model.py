@@ -55,8 +55,13 @@ class Flow(FlowModel):
 
     def loss_and_features(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> tuple[Tensor, list[Tensor]]:
         """`loss` and `features` in one pass."""
+        log_prob, features = self.log_prob_and_features(x, y)
+        return -log_prob.mean(), features
+
+    def log_prob_and_features(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """`log_prob` and `features` in one pass."""
         (z, log_det), seen = with_features(self, lambda: self._forward(x, y))
-        return -(log_det + log_normal(z)).mean(), seen or [z]
+        return log_det + log_normal(z), seen or [z]
 
 
 def is_image(config: FlowConfig, shape: tuple[int, ...]) -> bool:
