@@ -33,7 +33,7 @@ def tour(out: Place = None, seed: Seed = 0, json: Json = False) -> int:
         out: Run folder; runs/tour-N by default.
     """
     from likely.space import Integers
-    from likely.tasks.tour import Stopped
+    from likely.tasks.learn import Stopped
     from likely.tasks.tour import tour as run_tour
     from likely.tasks.tour_page import write_page
     from likely.terminal import give, say, tour_story
