@@ -38,6 +38,7 @@ _HOME = {
     "load_model": "train",
     "evaluate": "tasks.evaluate",
     "decide": "tasks.decide",
+    "detect": "tasks.detect",
     "ClassConditional": "families.joint",
     "Dequantised": "families.flow",
     "check": "conformance",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from likely.registry import build
     from likely.space import Column, Integers, Reals, Rows, Table
     from likely.tasks.decide import decide
+    from likely.tasks.detect import detect
     from likely.tasks.evaluate import evaluate
     from likely.train import fit, load_model, save
     from likely.verbs import require

@@ -10,9 +10,10 @@ others take the outside as positive, which leaves AUROC as it is, swaps the two 
               95 % of the inside rows
 
 Intervals come from the stratified bootstrap (percentiles; inside and outside rows are drawn with replacement apart
-from each other, their numbers as they were), with counter-based draws. A bootstrap of scores that do not overlap
-has no spread; there the open end is Clopper and Pearson's: of AUROC 1 for min(n, m) disjoint pairs, which are that
-many independent trials, of FPR95 0 for the m outside rows.
+from each other, their numbers as they were), with counter-based draws. A bootstrap of scores that hardly overlap has
+hardly any spread. So where fewer than one trial in N is expected to fail, the interval reaches at least as far as
+Clopper and Pearson's for no failure among N: for AUROC N = min(n, m), disjoint pairs being independent trials, for
+FPR95 the m outside rows.
 
 Several scores of one data set are compared on the same resampled rows.
 """
@@ -86,13 +87,14 @@ def separation(
     for name, value in values.items():
         low, high = torch.cat([part[name] for part in parts]).quantile(ends).tolist() if parts else (float(value),) * 2
         figures[name] = [float(value), low, high]
-    tail = (1 - level) / 2
-    if figures["auroc"][0] in (0, 1):
-        edge = 1 - tail ** (1 / min(n, m))
-        figures["auroc"][1:] = [0.0, edge] if figures["auroc"][0] == 0 else [1 - edge, 1.0]
-    if figures["fpr95"][0] in (0, 1):
-        edge = 1 - tail ** (1 / m)
-        figures["fpr95"][1:] = [0.0, edge] if figures["fpr95"][0] == 0 else [1 - edge, 1.0]
+    tail, pairs = (1 - level) / 2, min(n, m)
+    for name, trials in (("auroc", pairs), ("fpr95", m)):
+        value, low, high = figures[name]
+        edge = 1 - tail ** (1 / trials)
+        if value * trials < 1:
+            figures[name][2] = max(high, edge)
+        if (1 - value) * trials < 1:
+            figures[name][1] = min(low, 1 - edge)
     return Separation(**{name: Figure(*three) for name, three in figures.items()}, inside=n, outside=m)
 
 

@@ -87,11 +87,11 @@ def train_background(
     what the run itself was trained for. What is trained lies in RUN/background; interrupted, it goes on where it was.
     Raises `Stopped` at a signal.
     """
-    if (known := cached(run)) is not None:
-        return known
-    recipe, model = recipe_of(run), load_model(run)
-    data = load(recipe.data)
+    recipe, known = recipe_of(run), cached(run)
     whole = recipe.train.steps if steps is None else steps
+    if known is not None and known[1]["steps"] == whole:
+        return known
+    data, model = load(recipe.data), load_model(run)
     home = Path("background") / _weights(run)[:12]
     rows = data.space.take(data.valid.x, slice(0, TUNING_ROWS))
     simple = simplified(rows, data.space)

@@ -145,26 +145,28 @@ def detect(
     k: int = 1,
     seed: int = 0,
     background: Any = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
     """Score rows x by one of `METHODS`, calibrated on `held_out`: rows of the model's own data it never trained on.
 
-    `background` is the second model of `ratio` (and of `dose`, where given). `progress` is called with the rows
-    scored, each once a statistic, held-out rows first. Raises `ValueError` for a method that this model or these data
+    `background` is the second model of `ratio` (and of `dose`, where given). `progress(done, total)` counts rows times
+    statistics. Raises `ValueError` for a method that this model or these data
     cannot give, for empty rows, and for an `fdr` that the held-out rows cannot resolve.
     """
     x, held_out = model.space.check(x, "x"), model.space.check(held_out, "held_out")
     context = Context(k, seed, background)
     fits, calibrates = halves(model, held_out)
     n = model.space.len(calibrates)
-    if not 1 / (n + 1) <= fdr < 1:
-        raise ValueError(f"fdr is {fdr}; {2 * n} held-out rows resolve shares of at least {1 / (n + 1):.3g}, below 1")
     ready = plan(model, _row(model, held_out), (method,), context)
     if ready.refused:
         raise ValueError(ready.refused[method])
+    if not 1 / (n + 1) <= fdr < 1:
+        raise ValueError(f"fdr is {fdr}; {2 * n} held-out rows resolve shares of at least {1 / (n + 1):.3g}, below 1")
     names, held = ready.uses[method], model.space.len(fits) + n
     rows = model.space.concat([fits, calibrates, x])  # one pass over all, so that no score depends on where a row came
-    values = measure(model, rows, names, Context(k, seed, background, progress))
+    total = model.space.len(rows) * len(names)
+    tell = None if progress is None else lambda done: progress(done, total)
+    values = measure(model, rows, names, Context(k, seed, background, tell))
     part = lambda piece: {name: each[piece] for name, each in values.items()}  # noqa: E731
     own, known, new = part(slice(held - n)), part(slice(held - n, held)), part(slice(held, None))
     score: Score = METHODS[method].fit(own)

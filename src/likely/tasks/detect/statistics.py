@@ -10,6 +10,7 @@ energy      -energy(x), which is log p(x) + c, nats
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -77,7 +78,9 @@ def gradient(model: Any, x: Any, context: Context) -> Tensor:
 
     chunk = max(1, GRADIENT_NUMBERS // size)
     rows = torch.func.vmap(norm, chunk_size=chunk)
-    norms = batched(model, lambda x, y, ids: rows(x, ids), x, progress=context.progress)
+    with warnings.catch_warnings():  # operations that vmap has to loop over cost time, and change nothing
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        norms = batched(model, lambda x, y, ids: rows(x, ids), x, progress=context.progress)
     return norms.clamp(min=1e-300).log()
 
 

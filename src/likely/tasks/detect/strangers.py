@@ -24,9 +24,7 @@ def adapt(x: Tensor, source: Space, target: Space, name: str = "x") -> tuple[Ten
     if source == target:
         return x, "as it is"
     if not is_image(source) or not is_image(target):
-        raise ValueError(
-            f"{name} lives in {source}, the model in {target}; only images are brought from one to another"
-        )
+        raise ValueError(f"{name} lives in {source}, the model in {target}; only images can be adapted")
     (c, h, w), (channels, height, width) = _chw(source), _chw(target)
     values, rule = x.reshape(-1, c, h, w).double(), []
     if c != channels:
