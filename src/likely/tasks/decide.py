@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from likely.logprob import LogProb, Posterior, log_joint
+from likely.tasks.conformal import conformal
 from likely.verbs import Joint, JointBound, require
 
 
@@ -113,9 +114,3 @@ def decide(
     p_value = (2 * torch.minimum(low, high)).clamp(max=1)
     p_sure = conformal(posterior.log_odds, sureness)
     return Decisions(posterior, reading, p_value, p_sure, p_value <= novelty, p_sure <= unsure, classes)
-
-
-def conformal(score: Tensor, held_out: Tensor) -> Tensor:
-    """p-values (1 + #{held-out <= score}) / (n + 1): small where a score is lower than the held-out ones; (m,)."""
-    ordered = held_out.sort().values
-    return (1 + torch.searchsorted(ordered, score, right=True)).double() / (len(ordered) + 1)
