@@ -22,7 +22,8 @@ class Trainable(Protocol):
     """Learns by gradient; `players` is ("model",), or two names for an adversarial pair.
 
     A model whose loss is something else than minus a likelihood in nats, or a bound of it, has an attribute
-    `surrogate = True`: progress then shows no bits.
+    `surrogate = True`: progress then shows no bits. A model whose gradient is that of its loss only in expectation
+    over the noise (the Neumann series of a residual flow) has `gradient_in_expectation = True`.
     """
 
     players: tuple[str, ...]
