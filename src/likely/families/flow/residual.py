@@ -36,7 +36,7 @@ from likely.space import Integers, Reals, Space
 
 ROUNDS = 1000
 """Rounds of power iteration at most, in `prepare` and after an update: it stops as soon as the norm settles."""
-FIRST_TENSION = 2e8
+START_COST = 2e8
 """Multiply-adds that power iteration may spend on a model's layers when it is built."""
 
 
@@ -105,7 +105,7 @@ class ResidualFlow(FlowModel):
             super().__init__(config, space, condition, (space.dims,), vectors(config, space.dims, context))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         cost = 2 * sum(part.cost for part in self.modules() if isinstance(part, Spectral))
-        normalise(self, tolerance=config.tolerance, rounds=max(1, min(ROUNDS, int(FIRST_TENSION / cost))))
+        normalise(self, tolerance=config.tolerance, rounds=max(1, min(ROUNDS, int(START_COST / cost))))
 
     def log_prob_estimate(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """One draw of an unbiased estimate of log p(x), or log p(x given y), (B * k,) in nats."""
