@@ -107,17 +107,6 @@ def equal(model: nn.Module, depth: int) -> int:
     return next(w for w in range(8, 4 * WIDTH) if size(ours("coupling spline", width=w, depth=depth)) >= size(model))
 
 
-def train_step(model: nn.Module, loss) -> object:
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
-
-    def step() -> None:
-        optimiser.zero_grad()
-        loss().backward()
-        optimiser.step()
-
-    return step
-
-
 def main(only: str = "") -> None:
     torch.set_num_threads(1)
     x, noise = Noise(0, BATCH).normal((D,)), Noise(1, BATCH)
@@ -136,8 +125,8 @@ def main(only: str = "") -> None:
                     continue
                 mine = shaken(ours(kind, **fields))
                 steps = {
-                    "ours": train_step(mine, lambda mine=mine: mine.loss(x, noise=noise)),
-                    "rival": train_step(model, lambda log_prob=log_prob: -log_prob(x).mean()),
+                    "ours": timing.train_step(mine, lambda mine=mine: mine.loss(x, noise=noise)),
+                    "rival": timing.train_step(model, lambda log_prob=log_prob: -log_prob(x).mean()),
                 }
                 reads = {
                     "ours": torch.no_grad()(lambda mine=mine: mine.log_prob(x)),

@@ -115,6 +115,13 @@ def test_slopes_are_those_of_autograd(each: str) -> None:
         torch.testing.assert_close(log_slope.detach(), slope.log(), rtol=0, atol=1e-8)
 
 
+def test_a_network_in_half_precision_still_gives_single_log_slopes() -> None:
+    x, theta = a_spline(torch.float32)
+    rounded = theta.bfloat16()
+    for got, want in zip(SPLINE.forward(x, rounded), SPLINE.forward(x, rounded.float()), strict=True):
+        assert got.dtype == torch.float32 and torch.equal(got, want)
+
+
 def test_gradients_reach_every_parameter_of_the_bin_and_are_right() -> None:
     x, theta = a_spline(n=3)
     x, theta = x[:, :30].contiguous(), theta[:, :, :30].contiguous().requires_grad_()

@@ -55,7 +55,8 @@ class Spline(Elementwise):
         # eq. 6 to 8 divided by h; of the two forms of the root the one that never cancels
         b = d0 - u * (d0 + d1 - 2 * s)
         su = s * u
-        xi = 2 * su / (b + (b.square() + 4 * su * (s - d0 + (d0 - b))).clamp(min=0).sqrt())
+        discriminant = (b.square() + 4 * su * (s - b)).clamp(min=1e-30)  # above 0 but for rounding
+        xi = 2 * su / (b + discriminant.sqrt())
         inside = z.abs() < self.bound
         log_slope = torch.where(inside, _log_slope(xi, xi * (1 - xi), s, d0, d1), 0.0)
         return torch.where(inside, (2 * (x0 + xi * w) - 1) * self.bound, z), -log_slope
@@ -67,22 +68,22 @@ class Spline(Elementwise):
         the search alone, and slopes are worked out at two knots, not at all.
         """
         k, beyond = self.bins, [1] * t.ndim
-        sizes, slopes = theta.split([2 * k, k - 1])
+        sizes, slopes = theta.to(t.dtype).split([2 * k, k - 1])  # a network under autocast may answer in half
         shares = sizes.unflatten(0, (2, k)).softmax(1)  # (2, K, ...)
         with torch.no_grad():
             floors = torch.arange(1, k + 1, dtype=t.dtype, device=t.device).reshape(-1, *beyond) * FLOOR
-            ends = shares[along].cumsum(0)
-            below = (ends <= (t - floors) / self.room).to(t.dtype)  # 1 for bins that end before t, (K, ...)
+            # 1 for bins that end at t or before, (K, ...); the last one never does
+            below = (shares[along].cumsum(0) <= (t - floors) / self.room).to(t.dtype)
             below[-1] = 0
             steps = below.sum(0, keepdim=True)
             place = steps.long()
         starts = (shares * below).sum(1) * self.room + FLOOR * steps
-        ends = shares.gather(1, place.expand(2, *place.shape)).squeeze(1) * self.room + FLOOR
+        lengths = shares.gather(1, place.expand(2, *place.shape)).squeeze(1) * self.room + FLOOR
         knots = torch.cat([place - 1, place])  # among the inner ones
         # softplus with its zero moved so that a parameter of 0 is a slope of 1
         raw = slopes.gather(0, knots.clamp(0, k - 2)) + math.log(math.expm1(1 - FLOOR))
         d = torch.where((knots < 0) | (knots == k - 1), 1.0, F.softplus(raw) + FLOOR)
-        return [starts[0], ends[0], starts[1], ends[1], d[0], d[1]]
+        return [starts[0], lengths[0], starts[1], lengths[1], d[0], d[1]]
 
 
 def _log_slope(xi: Tensor, q: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
