@@ -28,7 +28,16 @@ from likely.extras import need
 from likely.families import Tiny
 from likely.families.flow.base import FlowModel, context_size, log_normal
 from likely.families.flow.dequantise import Dequantised
-from likely.families.flow.field import ConvField, Divergence, ExactDivergence, Field, Hutchinson, Ignored, MlpField, Rate
+from likely.families.flow.field import (
+    ConvField,
+    Divergence,
+    ExactDivergence,
+    Field,
+    Hutchinson,
+    Ignored,
+    MlpField,
+    Rate,
+)
 from likely.families.flow.transforms import Answer, Chain, Standardise, Transform, Volume
 from likely.noise import Noise
 from likely.space import Integers, Reals, Space
@@ -221,10 +230,12 @@ class ContinuousFlow(FlowModel):
     def _matching(self, x: Tensor, y: Tensor | None, noise: Noise) -> Tensor:
         x1, _ = self.transform.parts[0](x.to(self._dtype).reshape(-1, *self.shape))  # ty: ignore
         x0, t = noise.normal(self.shape, dtype=self._dtype), noise.uniform((1,), dtype=self._dtype)
-        along, left = t.reshape(-1, *[1] * len(self.shape)), 1 - self.config.sigma_min
+        # x_t = (1 - (1 - sigma) t) x_0 + t x_1 moves with the constant velocity x_1 - (1 - sigma) x_0
+        straight = x1 - (1 - self.config.sigma_min) * x0
+        x_t = x0 + t.reshape(-1, *[1] * len(self.shape)) * straight
         context = self._context(y)
-        velocity = self.field(t, (1 - left * along) * x0 + along * x1, None if context is None else context.flatten(1))
-        return (velocity - (x1 - left * x0)).square().flatten(1).sum(1).mean()
+        velocity = self.field(t, x_t, None if context is None else context.flatten(1))
+        return (velocity - straight).square().flatten(1).sum(1).mean()
 
 
 def model(config: ContinuousFlowConfig, space: Space, condition: Space | None, build: Any) -> Any:
@@ -253,8 +264,8 @@ TINY: dict[str, Tiny] = {
     "matching": Tiny(_tiny(objective="matching"), _TWO),
     "matching, labels, noise left": Tiny(_tiny(objective="matching", sigma_min=0.1), _TWO, Integers((), 2)),
     "image as a vector": Tiny(_tiny(), _IMAGE),
-    "image": Tiny(_tiny(net="conv"), _IMAGE),
-    "image, hutchinson, labels": Tiny(_tiny(net="conv", **_HUTCHINSON), _IMAGE, Integers((), 2)),
+    "image": Tiny(_tiny(net="conv", width=4), _IMAGE),
+    "image, hutchinson, labels": Tiny(_tiny(net="conv", width=4, **_HUTCHINSON), _IMAGE, Integers((), 2)),
     "dequantised": Tiny(_tiny(), Integers((2,), 4)),
     "dequantised, matching": Tiny(_tiny(objective="matching"), Integers((2,), 4)),
 }

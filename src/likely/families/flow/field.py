@@ -58,51 +58,53 @@ class Field(nn.Module, ABC):
 
 
 class MlpField(Field):
-    """On vectors (B, D); time and context move the pre-activations of every hidden layer."""
+    """On vectors (B, D); time and context stand beside x."""
 
     def __init__(self, dims: int, width: int, hidden: int, activation: str, context: int = 0) -> None:
         super().__init__()
-        self.activation = activation
-        self.layers = nn.ModuleList(nn.Linear(width if i else dims, width, bias=False) for i in range(hidden))
-        self.inject = nn.ModuleList(nn.Linear(1 + 2 * FREQUENCIES + context, width) for _ in range(hidden))
+        self.dims, self.activation = dims, activation
+        self.first = nn.Linear(dims + 1 + 2 * FREQUENCIES + context, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(hidden - 1))
         self.last = nn.Linear(width, dims)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
     def forward(self, t: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
-        c, act = condition_on(t, y), ACTIVATIONS[self.activation]
-        for layer, inject in zip(self.layers, self.inject, strict=True):
-            x = act(layer(x) + inject(c))
-        return self.last(x)
+        act = ACTIVATIONS[self.activation]
+        h = act(self.first(_beside(x, condition_on(t, y))))
+        for layer in self.layers:
+            h = act(layer(h))
+        return self.last(h)
 
     def with_tangents(self, t: Tensor, x: Tensor, y: Tensor | None, e: Tensor) -> Answer:
-        c, act = condition_on(t, y), WITH_SLOPE[self.activation]
-        for layer, inject in zip(self.layers, self.inject, strict=True):
-            x, d = act(layer(x) + inject(c))
-            e = layer(e) * d
-        return self.last(x), F.linear(e, self.last.weight)
+        act = WITH_SLOPE[self.activation]
+        h, d = act(self.first(_beside(x, condition_on(t, y))))
+        e = F.linear(e, self.first.weight[:, : self.dims]) * d
+        for layer in self.layers:
+            h, d = act(layer(h))
+            e = F.linear(e, layer.weight) * d
+        return self.last(h), F.linear(e, self.last.weight)
 
     @property
     def closed(self) -> bool:
         """Whether `with_divergence` is there for so many layers."""
-        return len(self.layers) <= 2
+        return len(self.layers) <= 1
 
     def mixed(self) -> Tensor:
-        """M: (width, width), or with one hidden layer its diagonal W1 W2, (width,)."""
-        first, last = self.layers[0].weight, self.last.weight
-        if len(self.layers) == 1:
+        """M: (width, width), or with one hidden layer the diagonal of W1 W2, (width,)."""
+        first, last = self.first.weight[:, : self.dims], self.last.weight
+        if not len(self.layers):
             return (first * last.T).sum(1)
-        return self.layers[1].weight * (first @ last).T
+        return self.layers[0].weight * (first @ last).T
 
     def with_divergence(self, t: Tensor, x: Tensor, y: Tensor | None, mixed: Tensor) -> Answer:
         """f and div f (B,), with `mixed` from `mixed()`."""
-        c, act, slopes = condition_on(t, y), WITH_SLOPE[self.activation], []
-        for layer, inject in zip(self.layers, self.inject, strict=True):
-            x, d = act(layer(x) + inject(c))
-            slopes.append(d)
-        if len(slopes) == 1:
-            return self.last(x), slopes[0] @ mixed
-        return self.last(x), ((slopes[0] @ mixed.T) * slopes[1]).sum(1)
+        act = WITH_SLOPE[self.activation]
+        h, d1 = act(self.first(_beside(x, condition_on(t, y))))
+        if not len(self.layers):
+            return self.last(h), d1 @ mixed
+        h, d2 = act(self.layers[0](h))
+        return self.last(h), ((d1 @ mixed.T) * d2).sum(1)
 
 
 class ConvField(Field):
@@ -215,6 +217,10 @@ def condition_on(t: Tensor, y: Tensor | None) -> Tensor:
     angle = 2 * math.pi * t * torch.arange(1, FREQUENCIES + 1, dtype=t.dtype, device=t.device)
     times = torch.cat([t, angle.sin(), angle.cos()], 1)
     return times if y is None else torch.cat([times.expand(y.shape[0], -1), y], 1)
+
+
+def _beside(x: Tensor, c: Tensor) -> Tensor:
+    return torch.cat([x, c.expand(x.shape[0], -1)], 1)
 
 
 def _conv(before: int, after: int) -> nn.Conv2d:
