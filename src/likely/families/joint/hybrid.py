@@ -167,8 +167,8 @@ def features(trunk: nn.Module, x: Any) -> list[Tensor]:
     """What the classifier reads of each row: the trunk's `features`, or its z where it shows none; no noise in it."""
     if hasattr(trunk, "features"):
         return trunk.features(x)
-    z = trunk.encode(x)
-    return [part.to(torch.get_default_dtype()) if not part.dtype.is_floating_point else part for part in _list(z)]
+    z, dtype = trunk.encode(x), next(trunk.parameters()).dtype
+    return [part if part.dtype.is_floating_point else part.to(dtype) for part in _list(z)]
 
 
 def Hybrid(
@@ -182,17 +182,19 @@ def Hybrid(
     """p(y given x) p(x) on an invertible trunk, promising of p(x) what the trunk promises.
 
     `trunk` is an unconditional model of x that learns by gradient and is `Invertible`, or a `Dequantised` one over an
-    `Invertible` density. `head` makes logits (B, K) of the list of its features and has `condition`, the space of the
-    labels; given just that space, `Integers((), K)`, a `Head` is made. `lam` is the weight of -log p(x) in the loss,
-    "1/D" one over the dimensions of x. `detached` lets the classifier read the features without moving the trunk.
+    `Invertible` density with `features`. `head` makes logits (B, K) of the list of its features and has `condition`,
+    the space of the labels; given just that space, `Integers((), K)`, a `Head` is made. `lam` is the weight of
+    -log p(x) in the loss, "1/D" one over the dimensions of x. `detached` lets the classifier read the features without
+    moving the trunk.
 
     Raises `TypeError` for a trunk that is not invertible, cannot be trained or has no density, `ValueError` for a
     conditional trunk, for labels that are none, and for a lam below 0.
     """
-    if not (has(trunk, Invertible) or has(getattr(trunk, "flow", None), Invertible)):
+    inside = getattr(trunk, "flow", None)
+    if not (has(trunk, Invertible) or (has(inside, Invertible) and hasattr(inside, "features"))):
         raise TypeError(
             f"trunk is {name_of(trunk)} ({', '.join(verbs(trunk)) or 'no verb'}); a hybrid accepts an Invertible "
-            "model, or a Dequantised one over an Invertible density"
+            "model, or a Dequantised one over an Invertible density with `features`"
         )
     for verb in (Trainable, Samples, (Exact, Weighted, Bounded, Estimated)):
         require(trunk, verb, "a hybrid's trunk")
