@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from likely.config.recipe import Recipe
 from likely.data import Data, load
 from likely.data.dataset import Split
 from likely.data.splits import sha256_of
@@ -92,45 +91,82 @@ def train_background(
     if known is not None and known[1]["steps"] == whole:
         return known
     data, model = load(recipe.data), load_model(run)
+    fields = recipe.train.model_dump(exclude_unset=True)
     home = Path("background") / _weights(run)[:12]
-    rows = data.space.take(data.valid.x, slice(0, TUNING_ROWS))
-    simple = simplified(rows, data.space)
-    inside, outside = (log_prob(model, x).nats for x in (rows, simple))
-    tried = {}
-    for rate in rates:
-        say(f"background: trying mutation rate {rate:g}")
-        second = _trained(recipe, data, rate, max(1, whole // 4), run / home / f"try-{rate:g}", progress)
-        tried[rate] = auroc(inside - log_prob(second, rows).nats, outside - log_prob(second, simple).nats)
-    best = max(tried, key=lambda rate: tried[rate])
-    say(f"background: training with mutation rate {best:g}")
-    folder = home / f"rate-{best:g}"
-    second = _trained(recipe, data, best, whole, run / folder, progress)
-    figures = {
-        "rate": best,
-        "steps": whole,
-        "tuned_on": f"{data.space.len(rows)} held-out rows against "
-        + ("blurred copies" if is_image(data.space) else "copies with half of the cells at their median"),
-        "auroc_tried": {f"{rate:g}": value for rate, value in tried.items()},
-        "auroc_tuned": auroc(inside - log_prob(second, rows).nats, outside - log_prob(second, simple).nats),
-    }
-    Ledger(run).append("background", weights=_weights(run), folder=str(folder), figures=figures)
+    second, figures, folder = tuned(
+        model,
+        lambda: model_of(recipe, data),
+        data,
+        whole,
+        rates=rates,
+        fields=fields,
+        home=run / home,
+        progress=progress,
+        say=say,
+    )
+    Ledger(run).append("background", weights=_weights(run), folder=str(home / folder), figures=figures)
     return second, figures
 
 
-def _trained(recipe: Recipe, data: Data, rate: float, steps: int, folder: Path, progress: Any) -> nn.Module:
-    """The recipe's model trained on mutated rows, in a run folder of its own."""
-    seed = recipe.train.seed
+def tuned(
+    model: nn.Module,
+    make: Callable[[], nn.Module],
+    data: Data,
+    steps: int,
+    *,
+    rates: tuple[float, ...] = RATES,
+    fields: dict[str, Any] | None = None,
+    home: Path | None = None,
+    progress: Any = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[nn.Module, dict[str, Any], str]:
+    """A background for `model`: what `make` makes, trained for `steps` at the best of `rates`; its record and folder.
+
+    `fields` are those of training, `home` a folder for the runs (none are kept without).
+    """
+    rows = data.space.take(data.valid.x, slice(0, TUNING_ROWS))
+    simple = simplified(rows, data.space)
+    inside, outside = (log_prob(model, x).nats for x in (rows, simple))
+
+    def separates(second: nn.Module) -> float:
+        return auroc(inside - log_prob(second, rows).nats, outside - log_prob(second, simple).nats)
+
+    def at(rate: float, steps: int, folder: str) -> nn.Module:
+        return _trained(make(), data, rate, steps, fields or {}, home and home / folder, progress)
+
+    tried = {}
+    for rate in rates:
+        say(f"background: trying mutation rate {rate:g}")
+        tried[rate] = separates(at(rate, max(1, steps // 4), f"try-{rate:g}"))
+    best = max(tried, key=lambda rate: tried[rate])
+    say(f"background: training with mutation rate {best:g}")
+    second = at(best, steps, f"rate-{best:g}")
+    figures = {
+        "rate": best,
+        "steps": steps,
+        "tuned_on": f"{data.space.len(rows)} held-out rows against "
+        + ("blurred copies" if is_image(data.space) else "copies with half of the cells at their median"),
+        "auroc_tried": {f"{rate:g}": value for rate, value in tried.items()},
+        "auroc_tuned": separates(second),
+    }
+    return second, figures, f"rate-{best:g}"
+
+
+def _trained(
+    model: nn.Module, data: Data, rate: float, steps: int, fields: dict[str, Any], folder: Path | None, progress: Any
+) -> nn.Module:
+    """A model trained on mutated rows, in a run folder of its own."""
+    seed = fields.get("seed", 0)
     mutated = {
         part: Split(mutate(own.x, data.space, rate, Noise(seed + i, len(own))), own.y)
         for i, (part, own) in enumerate((("train", data.train), ("valid", data.valid)))
     }
     sha = {part: sha256_of(own.x, own.y) for part, own in mutated.items()}
     record = data.record | {"mutated": rate, "sha256": data.record.get("sha256", {}) | sha}
-    fields = recipe.train.model_dump(exclude_unset=True) | {"steps": steps, "valid_every": 0}
-    fields |= {"patience": None} if "patience" in fields else {}
+    fields = fields | {"steps": steps, "valid_every": 0, "patience": None}
     other = replace(data, **mutated, record=record)
-    asked = {"background": {"rate": rate, "of": recipe.model_dump(mode="json")}}
-    result = fit(model_of(recipe, data), other, run=folder, resume=True, asked=asked, progress=progress, **fields)
+    keep = {} if folder is None else {"run": folder, "resume": True, "asked": {"background": {"mutation": rate}}}
+    result = fit(model, other, progress=progress, **keep, **fields)
     if result.signal is not None:
         raise Stopped(result.signal)
     return result.model
