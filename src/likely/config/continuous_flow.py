@@ -41,7 +41,7 @@ class ContinuousFlow(FamilyConfig):
 
     solver: Literal["rk4", "dopri5"] = "rk4"
     """`rk4`: a fixed grid, doubled for each row until that row stays within `tolerance`. `dopri5`: adaptive steps of
-    the package torchdiffeq (extra `ode`); it takes one step size for all the rows it is given, so rows go one by one."""
+    the package torchdiffeq (extra `ode`); one step size serves all rows given, so they go one by one."""
 
     steps: Annotated[int, Field(ge=1)] = 8
     """Steps of the grid that `rk4` trains on, and of the first grid of a reading."""
