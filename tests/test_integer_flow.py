@@ -77,7 +77,7 @@ def test_what_the_trunk_gives_is_integers(dtype: torch.dtype) -> None:
     x = Noise(0, 30).integers(9, (1, 4, 4))
     for scale in model._scales(x.to(dtype), None):
         assert torch.equal(scale, scale.round())
-        assert 0 <= float(scale.detach().min()) and float(scale.detach().max()) <= 8
+        assert float(scale.detach().min()) >= 0 and float(scale.detach().max()) <= 8
     assert not torch.equal(model.encode(x), x.flatten(1))
 
 

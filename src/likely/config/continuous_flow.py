@@ -41,14 +41,14 @@ class ContinuousFlow(FamilyConfig):
 
     solver: Literal["rk4", "dopri5"] = "rk4"
     """`rk4`: a fixed grid, doubled for each row until that row stays within `tolerance`. `dopri5`: adaptive steps of
-    the package torchdiffeq (extra `ode`); it takes one step size for all rows it is given, so readings go row by row."""
+    the package torchdiffeq (extra `ode`); it has one step size for all rows it is given, so readings go row by row."""
 
     steps: Annotated[int, Field(ge=1)] = 8
-    """Steps of the grid that `rk4` trains on, and of the first grid of a reading."""
+    """Steps of the grid that `rk4` trains on, and of the coarsest that a reading may end on."""
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    """Error of a reading, in nats and in units of standardised x, relative to 1 + size; as estimated from the last
-    doubling (`rk4`), or rtol and atol of every step (`dopri5`)."""
+    """Error of log p in nats, and of z and x in standardised units, relative to 1 + size: the most that the last
+    doubling may change (`rk4`), or rtol and atol of every step (`dopri5`)."""
 
     max_steps: Count = 1024
     """Steps after which a reading is given up with an error."""

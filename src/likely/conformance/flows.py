@@ -147,9 +147,9 @@ def converges(subject: Subject) -> str:
 
     For models with `order`, `tolerance` and `log_prob_at(x, y, steps=, noise=)`. On grids of 16, 32 and 64 steps the
     changes of log p, and so its error, fall by 2^order each time, or more: the slope is at least `order` - 0.5 (where
-    the changes are not rounding error). The reading is within 100 times the tolerance of 128 steps, and its mean over 128 draws is
-    the log-density of z = encode(x) (standard normal) plus the log-determinant by autograd, within 1000 times the
-    tolerance: a reading without noise exactly so, others by t-tests at 1e-6. Relative to 1 + |log p|; 8 rows, up to 16
+    the changes are not rounding error). The reading is within 100 times the tolerance of 128 steps, and its mean over
+    128 draws is the log-density of z = encode(x) (standard normal) plus the log-determinant by autograd: within 1000
+    times the tolerance where there is no noise, else by t-tests at 1e-6. Relative to 1 + |log p|; 8 rows, up to 16
     dimensions.
     """
     subject.need(Estimated)

@@ -71,7 +71,7 @@ def gradients(subject: Subject) -> str:
 
 
 def _flat(loss: Callable[[], Tensor], parameter: Tensor, seed: int) -> bool:
-    """Whether small moves of a parameter, both ways, leave the loss as it is, bit for bit: rounding has swallowed them."""
+    """Whether small moves of a parameter, both ways, leave the loss as it is, bit for bit: a rounding hides them."""
     step = 1e-9 * Noise(seed + 300, 1).normal(parameter.shape, dtype=torch.float64)[0].to(parameter.dtype)
     kept, values = parameter.detach().clone(), []
     with torch.no_grad():
