@@ -44,11 +44,11 @@ class ContinuousFlow(FamilyConfig):
     the package torchdiffeq (extra `ode`); one step size serves all rows given, so they go one by one."""
 
     steps: Annotated[int, Field(ge=1)] = 8
-    """Steps of the grid that `rk4` trains on, and of the first grid of a reading."""
+    """Steps of the grid that `rk4` trains on, and of the coarsest that a reading may end on."""
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    """Error of a reading, in nats and in units of standardised x, relative to 1 + size; as estimated from the last
-    doubling (`rk4`), or rtol and atol of every step (`dopri5`)."""
+    """Error of log p in nats, and of z and x in standardised units, relative to 1 + size: the most that the last
+    doubling may change (`rk4`), or rtol and atol of every step (`dopri5`)."""
 
     max_steps: Count = 1024
     """Steps after which a reading is given up with an error."""
