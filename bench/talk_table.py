@@ -135,6 +135,14 @@ def seconds(clock: str) -> float:
     return time.process_time() if clock == "cpu" else time.perf_counter()
 
 
+def fit(model: Any, data: Any, **fields: Any) -> Any:
+    """`likely.fit`, where a signal ends the script."""
+    result = lk.fit(model, data, **fields)
+    if result.signal is not None:
+        raise SystemExit(128 + result.signal)
+    return result
+
+
 def run(cell: dict[str, Any], data: Any, runs: Path | None) -> None:
     """Train a cell, score it, write its line."""
     name, lam, scale, seed, clock = cell["row"], cell["lam"], SCALES[cell["data"]], cell["seed"], cell["clock"]
@@ -145,12 +153,12 @@ def run(cell: dict[str, Any], data: Any, runs: Path | None) -> None:
         return lk.build("hybrid", data.space, data.condition, trunk=trunk, lam=lam, width=scale.width, seed=seed)
 
     began = seconds(clock)
-    lk.fit(model(), data, steps=1, **fields)  # the data-dependent start, and whatever comes once
+    fit(model(), data, steps=1, **fields)  # the data-dependent start, and whatever comes once
     first = seconds(clock) - began
     tried = 4
     while True:  # until the trial is long enough to time, or as much as the budget can spare
         began = seconds(clock)
-        lk.fit(model(), data, steps=1 + tried, **fields)
+        fit(model(), data, steps=1 + tried, **fields)
         each = max(seconds(clock) - began - first, 1e-6) / tried
         if each * tried > min(2.0, cell["budget_s"] / 10) or tried >= 256:
             break
@@ -167,10 +175,8 @@ def run(cell: dict[str, Any], data: Any, runs: Path | None) -> None:
         plan.write_text(json.dumps({"steps": steps}))
         resume = folder.exists()
     cpu, wall = time.process_time(), time.perf_counter()
-    result = lk.fit(trained, data, steps=steps, run=folder, resume=resume, **fields)
+    result = fit(trained, data, steps=steps, run=folder, resume=resume, **fields)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    if result.signal is not None:
-        raise SystemExit(128 + result.signal)
     test = SimpleNamespace(x=data.test.x[: scale.rows], y=data.test.y[: scale.rows])
     scored = lk.evaluate(trained, test, k=1).to_json()
     accuracy = scored["accuracy"]
