@@ -132,6 +132,12 @@ def test_detect_compares_methods(shell: Shell, run: Path) -> None:
     status, out, _ = shell("detect", run, "--against", "made", "--method", "nll", "ratio", "--background-steps", 2)
     assert status == 0
     assert "blurred: 12 rows, twice by the binomial filter" in out
+    page = Path(shown["page"]).read_text()
+    assert Path(shown["page"]) == run / "detect.html"
+    assert page.count("<svg") == 2
+    assert "rank correlation" in page and "blurred" in page
+    assert "<script" not in page
+    assert (run / "detect-2.html").exists()  # the second one gave way
     trained = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
     record = next(line for line in trained if line["kind"] == "background")
     assert (run / record["folder"]).is_dir()
@@ -153,6 +159,26 @@ def test_detect_refuses(shell: Shell, run: Path) -> None:
     assert "resolve shares" in shell.mistake("detect", run, "--fdr", 0.001)
     assert "only images can be adapted" in shell.mistake("detect", run, "--data", "moons", "--fdr", 0.3)
     assert "nll" in shell.mistake("detect", run, "--method", "magic")
+
+
+def test_decide_is_examined_where_classes_are_known(shell: Shell, run: Path) -> None:
+    record = shell.json("decide", run, "--novelty", 0.2, "--limit", 12, "--out", "decided.json")
+    found = record["examination"]
+    assert found["accuracy"] == 1
+    assert found["trust"]["p(y given x)"]["augrc"]["value"] == 0
+    assert record["page"] == "decided.html"
+    assert "None: every most likely class is right" in Path("decided.html").read_text()
+    assert "where the page goes" in shell.mistake("decide", run, "--out", "one.html")
+    Path("decided.json").unlink()
+    assert "decided.html, which exists" in shell.mistake("decide", run, "--novelty", 0.2, "--out", "decided.json")
+    assert not Path("decided.json").exists()
+    bound = shell.json("decide", run, "--novelty", 0.5, "--risk", 0.01)
+    assert bound["risk"]["log_odds"] is None  # six rows promise nothing
+    assert all(row["verdict"] != "class" for row in bound["decisions"])
+    out = shell("decide", run, "--novelty", 0.5, "--risk", 0.01)[1]
+    assert "no answers: 6 held-out rows do not show" in out
+    assert "two or more rows of the run's own data" in shell.mistake("decide", run, "x.png", "--page", "p.html")
+    assert "risk is 2" in shell.mistake("decide", run, "--novelty", 0.5, "--risk", 2)
 
 
 def test_files_are_not_written_over(shell: Shell, run: Path) -> None:

@@ -200,11 +200,16 @@ def decide(
     k: int = 1,
     limit: int = 16,
     calibrate: int = 1000,
+    risk: Annotated[float | None, arg(metavar="SHARE")] = None,
     out: Out = None,
+    page: Place = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Which class, how sure, and is this anything like the training data?
+
+    On the run's own data, whose classes are known, it also says what the decisions are worth: risk and coverage, AUGRC,
+    calibration, and which answers were sure and wrong (use a larger --limit for that).
 
     Args:
         run: The run folder of a joint model.
@@ -214,33 +219,64 @@ def decide(
         k: Draws a row, for bounds.
         limit: Decide on the first rows only.
         calibrate: How many of the run's held-out (validation) rows to calibrate on.
+        risk: Answer so few that at most this share of the answers is wrong, with 95 % confidence, for inputs like the
+            run's data. Half of the held-out rows, whose classes are known, find out how sure that has to be.
+        page: Where a page with pictures goes (the run's own data only); next to --out by default.
     """
     from likely.data.inputs import load_inputs
     from likely.tasks.decide import decide as judge
+    from likely.tasks.decide_page import write_decisions
+    from likely.tasks.examination import examine, limit_risk
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
     from likely.verbs import Joint, JointBound, require
 
-    _unwritten(force, out)
+    page = page or (out.with_suffix(".html") if out and inputs is None and limit > 1 else None)
+    _unwritten(force, out, page)
     own = _data(run, None)
     model = load_model(run)
     require(model, (Joint, JointBound), "decide")
     held = _first(own.valid, model.space, calibrate)
     if limit < 1:
         raise ValueError(f"limit is {limit}; accepts 1 or more")
+    if page is not None and (inputs is not None or limit < 2):
+        raise ValueError("page shows what decisions are worth; it takes two or more rows of the run's own data")
+    y = None
     if inputs is None:
-        x, names = getattr(own, split).x, [f"{split} {i}" for i in range(len(getattr(own, split)))]
+        rows = _first(getattr(own, split), model.space, limit)
+        x, y, names = rows.x, rows.y, [f"{split} {i}" for i in range(len(rows))]
     else:
         x, names = load_inputs(inputs, own.space, split=split)
-    x, names = model.space.take(x, slice(0, limit)), names[:limit]  # ty: ignore[too-many-positional-arguments]
+        x, names = model.space.take(x, slice(0, limit)), names[:limit]  # ty: ignore[too-many-positional-arguments]
+    n, known, asked = len(names), None, x
+    if risk is not None:  # the second half of the held-out rows is decided upon as well, to see how often it is wrong
+        half = len(held) // 2
+        known = type(held)(model.space.take(held.x, slice(half, None)), held.y[half:])  # ty: ignore[too-many-positional-arguments]
+        held, asked = _first(held, model.space, half), model.space.concat([x, known.x])
     with Stage("deciding", len(held)) as stage:
         result = judge(
-            model, x, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
+            model, asked, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
         )
+    record: dict[str, Any] = {"novelty": novelty, "unsure": unsure, "held_out": len(held)}
+    lines = []
+    if known is not None:
+        result, threshold = limit_risk(result.take(slice(0, n)), result.take(slice(n, None)), known.y, risk)
+        record["risk"] = {"risk": risk, "rows": len(known), "log_odds": threshold if abs(threshold) < 1e300 else None}
+        if threshold == float("inf"):
+            lines.append(f"no answers: {len(known)} held-out rows do not show that any would be wrong so rarely")
     decisions = [{"input": name} | row for name, row in zip(names, result.to_json(), strict=True)]
-    record = {"novelty": novelty, "unsure": unsure, "held_out": len(held), "decisions": decisions}
+    record |= {"decisions": decisions}
+    lines = [f"{name}: {result.verdict(i)}" for i, name in enumerate(names)] + lines
+    if y is not None and n > 1:
+        found = examine(result, y)
+        record["examination"] = found.to_json()
+        lines.append(str(found))
+        if page is not None:
+            write_decisions(page, found, result, x, y, names, model.space, own.name)
+            record["page"] = str(page)
+            lines.append(f"the page: {page}")
     Ledger(run).append("decide", figures=record)
-    give(record, "\n".join(f"{name}: {result.verdict(i)}" for i, name in enumerate(names)), out, json)
+    give(record, "\n".join(lines), out, json)
 
 
 Methods = Annotated[
@@ -283,19 +319,23 @@ def detect(
         limit: Rows of each set, the first ones: 64 by default, 500 with --against.
         calibrate: How many of the run's held-out (validation) rows to fit and calibrate on.
         background_steps: Steps to train the second model of `ratio`; as many as the run by default.
-        page: With --against: where the page with the pictures goes; a new RUN/detect.html by default.
+        page: With --against: where the page with the pictures goes; next to --out or a new RUN/detect.html by default.
     """
     from likely.data.inputs import load_inputs
     from likely.tasks.detect import METHODS
     from likely.tasks.detect import compare as measure
     from likely.tasks.detect import detect as judge
     from likely.tasks.detect.background import cached, train_background
+    from likely.tasks.detect.page import write_comparison
     from likely.tasks.detect.strangers import adapt
     from likely.tasks.learn import Stopped
     from likely.terminal import Stage, comparison_table, give, say
     from likely.train import Ledger, load_model
 
+    page = page or (out.with_suffix(".html") if out and against else None)
     _unwritten(force, out, page)
+    if page is not None and not against:
+        raise ValueError("page shows a comparison; it goes with --against")
     if inputs is not None and data is not None:
         raise ValueError(f"inputs is {inputs} and data is {data}; accepts one of them")
     if against and (inputs or data):
@@ -323,13 +363,15 @@ def detect(
         inside = _first(getattr(own, split), model.space, limit or 500).x
         with Stage("scoring", 1) as stage:
             result = measure(model, inside, held, strangers, methods, **options, progress=stage.of)
-        shown |= result.to_json()
+        page = page or _fresh(run / "detect.html")
+        shown |= result.to_json() | {"page": str(page)}
+        write_comparison(result, model.space, shown, page)
         Ledger(run).append("detect", figures=shown)
         if json:
             give(shown, "", out, True)
         else:
             comparison_table(shown)
-            give(shown, result.diagnosis.sentence, out, False)
+            give(shown, f"{result.diagnosis.sentence}\nthe page: {page}", out, False)
         return 0
 
     limit = limit or 64
@@ -544,10 +586,13 @@ def _new(out: Path | None, stem: str) -> Path:
 
 def _unwritten(force: bool, *paths: Path | None) -> None:
     """Before any work: nothing that was named as an output is there, unless it may be replaced."""
-    for path in paths:
-        if path is not None and path.is_dir():
+    named = [path for path in paths if path is not None]
+    if len(set(named)) < len(named):
+        raise ValueError(f"out is {named[0]}, where the page goes; accepts the name of another file, such as a .json")
+    for path in named:
+        if path.is_dir():
             raise ValueError(f"out is {path}, a folder; accepts the name of a file")
-        if path is not None and path.exists() and not force:
+        if path.exists() and not force:
             raise ValueError(f"out is {path}, which exists; choose another name, or --force to replace it")
 
 

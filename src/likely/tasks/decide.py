@@ -11,7 +11,7 @@ don't know?", Nalisnick et al., 2019): p = 2 min(low, high), which is super-unif
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,13 @@ class Decisions:
     def label(self) -> Tensor:
         """The class of each row, -1 where none is given; (n,)."""
         return self.posterior.label.where(~(self.novel | self.unsure), -1)
+
+    def take(self, index: slice | Tensor) -> Decisions:
+        """The decisions on some of the rows."""
+        rows = (self.log_prob.nats, self.p_value, self.p_sure, self.novel, self.unsure)
+        nats, *rest = (each[index] for each in rows)
+        posterior = Posterior(self.posterior.nats[index], self.posterior.kind)
+        return Decisions(posterior, replace(self.log_prob, nats=nats), *rest, self.classes)
 
     def verdict(self, i: int) -> str:
         """The verdict on row i as a sentence."""

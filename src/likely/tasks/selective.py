@@ -32,6 +32,8 @@ from likely.tasks.metrics import RESAMPLES, Figure, _scores
 
 BINS = 15
 """Bins of a reliability diagram."""
+STEPS = 20
+"""Coverages that `error_threshold` tries, about."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,37 @@ def augrc(trust: Any, wrong: Any, *, level: float = 0.95, resamples: int = RESAM
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.cat(values).quantile(ends).tolist()
     return Figure(_areas(trust, wrong)[2], low, high)
+
+
+def error_threshold(trust: Any, wrong: Any, risk: float, *, confidence: float = 0.95) -> float:
+    """The least trust t such that of the rows trusted more than t at most the share `risk` is wrong, or inf.
+
+    It holds with chance `confidence` over the rows given ("Learn then test", Angelopoulos, Bates, Candes, Jordan and
+    Lei, 2021, by fixed-sequence testing): more and more rows are taken in, the most trusted first, from as few on as
+    could show the risk with one error among them, until Clopper and Pearson's upper bound exceeds it for the first
+    time. The order of the tests is fixed beforehand, so each may use all of the allowed chance of failure; the rows
+    above an order statistic are a plain sample of all that lies above it.
+    """
+    from scipy.stats import beta
+
+    trust, wrong = _rows(trust, wrong)
+    for name, value in (("risk", risk), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} is {value}; accepts a share above 0 and below 1")
+    n, found = len(trust), math.inf
+    high = lambda errors, rows: 1.0 if errors == rows else float(beta.ppf(confidence, errors + 1, rows - errors))  # noqa: E731
+    first = next((k for k in range(2, n + 1) if high(1, k) <= risk), n + 1)
+    ordered = trust.sort(descending=True).values
+    for k in dict.fromkeys([*range(first, n, max(1, n // STEPS)), *([n] if first <= n else [])]):
+        edge = float(ordered[k]) if k < n else -math.inf
+        above = trust > edge
+        count = int(above.sum())  # fewer than k where trust is tied: too few to show anything, perhaps
+        if count < first:
+            continue
+        if high(int(wrong[above].sum()), count) > risk:
+            break
+        found = edge
+    return found
 
 
 def _areas(trust: Tensor, wrong: Tensor) -> tuple[Tensor, float, float]:

@@ -33,6 +33,7 @@ class Outside:
     batches: float | None
     """AUROC of the typicality of batches of `GROUP` rows; None where there are too few."""
     statistics: Values
+    x: Any
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,11 @@ def compare(
         other = values[name]
         found = {m: separation(s(pick(m, own)), s(pick(m, other)), seed=seed) for m, s in scores.items()}
         batches = None if entropy is None else _batches(own["log_p"], other["log_p"], entropy)
-        return Outside(space.len(pools[name]), rule, _bits(model, other), found, batches, other)
+        return Outside(space.len(pools[name]), rule, _bits(model, other), found, batches, other, pools[name])
 
     diagnosis = diagnose(held) if {"log_p", "code"} <= set(held) else Diagnosis(None, 0, "no diagnosis: no code length")
     return Comparison(
-        Outside(space.len(inside), "test rows", _bits(model, own), {}, None, own),
+        Outside(space.len(inside), "test rows", _bits(model, own), {}, None, own, inside),
         {name: outside(name, rule) for name, (_, rule) in sets.items()},
         ready.uses,
         ready.refused,
