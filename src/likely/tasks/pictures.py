@@ -133,7 +133,7 @@ def densities(rows: dict[str, dict[str, Any]], half_width: dict[str, float], cel
     Within a row all share the scale of the first.
     """
     wide = max(map(len, rows.values()))
-    figure = _figure(2.1 * wide, 2.25 * len(rows))
+    figure = blank_figure(2.1 * wide, 2.25 * len(rows))
     grid = figure.subplots(len(rows), wide, squeeze=False)
     for i, (line, (name, columns)) in enumerate(zip(grid, rows.items(), strict=True)):
         side = half_width[name]
