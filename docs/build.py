@@ -145,7 +145,8 @@ def toys_table() -> str:
 def talk_tables() -> str:
     """What bench/talk_table.py makes of its lines."""
     command = [sys.executable, str(ROOT / "bench" / "talk_table.py"), "--table"]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout or "No measurements yet."
+    told = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    return told.strip() or "No measurements yet."
 
 
 TABLES: dict[str, Callable[[], str]] = {
