@@ -26,7 +26,7 @@ def gradients(subject: Subject) -> str:
     On the perturbed copy no trainable parameter's gradient is missing or entirely zero, and the loss notices y.
     Along 6 random directions the central difference of the loss under fixed noise (h = 1e-5, float64; the best of
     three steps, as networks may have kinks) is the gradient's projection within 1e-6 relative. Where the model says
-    `gradient_in_expectation`, both are means over 64 noises of 16 copies of the rows, along 3 directions: a t-test of
+    `gradient_in_expectation`, both are means over 64 noises of 4 copies of the rows, along 3 directions: a t-test of
     their differences. The gap that it sees, of a typical projection, is said.
     """
     subject.need(Trainable)
@@ -71,7 +71,7 @@ def gradients(subject: Subject) -> str:
 
 def _in_expectation(subject: Subject, model: nn.Module, parameters: list[Tensor], x: Any, y: Any) -> str:
     """The t-test for a gradient that is the loss's only on average over the noise."""
-    copies, h, n = torch.arange(24).repeat(16), 1e-5, 64
+    copies, h, n = torch.arange(24).repeat(4), 1e-5, 64
     x, y = subject.space.take(x, copies), None if y is None else subject.condition.take(y, copies)  # ty: ignore
     size = torch.zeros((), dtype=torch.float64)
     directions = []
