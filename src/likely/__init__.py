@@ -39,6 +39,7 @@ _HOME = {
     "load_model": "train",
     "evaluate": "tasks.evaluate",
     "decide": "tasks.decide",
+    "detect": "tasks.detect",
     "ClassConditional": "families.joint",
     "Hybrid": "families.joint",
     "Dequantised": "families.flow",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from likely.registry import build
     from likely.space import Column, Integers, Reals, Rows, Table
     from likely.tasks.decide import decide
+    from likely.tasks.detect import detect
     from likely.tasks.evaluate import evaluate
     from likely.train import fit, load_model, save
     from likely.verbs import require

@@ -61,13 +61,15 @@ class LogProb:
     """log p(x) of some rows, and what that is worth.
 
     `nats` is (n,) float64; `kind` says whether log p equals it, is at least it, is about it, or is it up to a
-    constant; `k` is the number of draws a row that went in (1 for exact readings).
+    constant; `k` is the number of draws a row that went in (1 for exact readings). `note` is what the model says of
+    its readings, in its `reading_note`: a solver and its tolerance.
     """
 
     nats: Tensor
     kind: Kind
     space: Space
     k: int = 1
+    note: str = ""
 
     def __len__(self) -> int:
         return self.nats.shape[0]
@@ -105,7 +107,8 @@ class LogProb:
             raise ValueError(f"other is a '{other.kind}' reading, this a '{self.kind}': they do not rank each other")
 
     def __str__(self) -> str:
-        draws = f" (k={self.k})" if self.k > 1 else ""
+        notes = [f"k={self.k}"] * (self.k > 1) + [self.note] * bool(self.note)
+        draws = f" ({', '.join(notes)})" if notes else ""
         if self.kind is Kind.UNNORMALISED:
             return f"log p = {self.mean:.2f} + c nats{draws}"
         mean, error = self.mean_bits_per_dim
@@ -150,7 +153,8 @@ def log_prob(
     def draws(x: Any, y: Any, ids: Tensor) -> Tensor:
         return _averaged(lambda piece: reading(x, y, Noise(seed, ids, piece)), k, weights=has(model, Weighted))
 
-    return LogProb(batched(model, draws, x, y, rows=rows, progress=progress), kind, model.space, k)
+    nats = batched(model, draws, x, y, rows=rows, progress=progress)
+    return LogProb(nats, kind, model.space, k, getattr(model, "reading_note", ""))
 
 
 @dataclass(frozen=True)

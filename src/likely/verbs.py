@@ -22,7 +22,10 @@ class Trainable(Protocol):
     """Learns by gradient; `players` is ("model",), or two names for an adversarial pair.
 
     A model whose loss is something else than minus a likelihood in nats, or a bound of it, has an attribute
-    `surrogate = True`: progress then shows no bits. One that learns also from rows without a label, y = -1, has
+    `surrogate = True`: progress then shows no bits. One whose gradients pass straight through a rounding has
+    `straight_through = True`: the gradient of what stands behind a rounding is then a substitute for one that is zero.
+    One whose gradient is that of its loss only in expectation over the noise (the Neumann series of a residual flow)
+    has `gradient_in_expectation = True`. One that learns also from rows without a label, y = -1, has
     `unlabelled = True`.
     """
 

@@ -282,12 +282,14 @@ def inputs(space: Space, n: int, seed: int) -> Any:
 
 
 def perturb(model: nn.Module, seed: int) -> None:
-    """Move every parameter by noise of half its root mean square, and at least 0.1."""
+    """Move every parameter by noise of half its root mean square, at least 0.1: an update, with its `after_step`."""
     with torch.no_grad():
         for i, parameter in enumerate(p for p in model.parameters() if p.requires_grad and p.numel()):
             size = max(0.5 * float(parameter.square().mean().sqrt()), 0.1)
             step = Noise(seed + 100 + i, 1).normal(parameter.shape, dtype=torch.float64)[0]
             parameter.add_((size * step).to(parameter.dtype))
+    if hasattr(model, "after_step"):
+        model.after_step()  # ty: ignore
 
 
 def train(model: Any, x: Any, y: Any, steps: int, seed: int, *, prepare: bool = True) -> list[float]:

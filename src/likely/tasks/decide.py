@@ -11,13 +11,14 @@ don't know?", Nalisnick et al., 2019): p = 2 min(low, high), which is super-unif
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from likely.logprob import LogProb, Posterior, log_joint
+from likely.tasks.conformal import conformal
 from likely.verbs import Joint, JointBound, require
 
 
@@ -44,6 +45,13 @@ class Decisions:
     def label(self) -> Tensor:
         """The class of each row, -1 where none is given; (n,)."""
         return self.posterior.label.where(~(self.novel | self.unsure), -1)
+
+    def take(self, index: slice | Tensor) -> Decisions:
+        """The decisions on some of the rows."""
+        rows = (self.log_prob.nats, self.p_value, self.p_sure, self.novel, self.unsure)
+        nats, *rest = (each[index] for each in rows)
+        posterior = Posterior(self.posterior.nats[index], self.posterior.kind)
+        return Decisions(posterior, replace(self.log_prob, nats=nats), *rest, self.classes)
 
     def verdict(self, i: int) -> str:
         """The verdict on row i as a sentence."""
@@ -113,9 +121,3 @@ def decide(
     p_value = (2 * torch.minimum(low, high)).clamp(max=1)
     p_sure = conformal(posterior.log_odds, sureness)
     return Decisions(posterior, reading, p_value, p_sure, p_value <= novelty, p_sure <= unsure, classes)
-
-
-def conformal(score: Tensor, held_out: Tensor) -> Tensor:
-    """p-values (1 + #{held-out <= score}) / (n + 1): small where a score is lower than the held-out ones; (m,)."""
-    ordered = held_out.sort().values
-    return (1 + torch.searchsorted(ordered, score, right=True)).double() / (len(ordered) + 1)

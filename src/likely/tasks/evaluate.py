@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from likely.logprob import Kind, LogProb, Posterior, log_joint, log_prob
@@ -55,6 +54,8 @@ class Evaluation:
             "dims": reading.space.dims,
             "space": str(reading.space),
         }
+        if reading.note:
+            record["note"] = reading.note
         if reading.kind is not Kind.UNNORMALISED and not isinstance(reading.space, Table):
             bits, error = reading.mean_bits_per_dim
             record |= {
@@ -106,14 +107,6 @@ def evaluate(
 def _finite(value: float | None) -> float | None:
     """JSON has no NaN and no infinity."""
     return None if value is None or not math.isfinite(value) else value
-
-
-def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Probability that an inside score beats an outside one, ties counting half; 0 .. 1."""
-    from sklearn.metrics import roc_auc_score
-
-    truth = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))])
-    return float(roc_auc_score(truth.numpy(), torch.cat([inside, outside]).numpy()))
 
 
 def kept_accuracy(trust: Tensor, right: Tensor, keep: int) -> float:

@@ -14,6 +14,10 @@ from likely.registry import build, config_class, configure
 from likely.train import FitResult, Ledger, fit
 
 
+class Stopped(Exception):
+    """Training was ended by a signal, whose number is the argument; what was reached is in the run folder."""
+
+
 def model_of(recipe: Recipe, data: Data) -> nn.Module:
     """The untrained model of a recipe; raises `ValueError` where labels are needed and the data have none."""
     conditional = recipe.conditional or config_class(recipe.family).learns_labels

@@ -11,6 +11,7 @@ import math
 from abc import ABC
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -63,14 +64,7 @@ class FlowModel(nn.Module, ABC):
         return z.flatten(1), log_det
 
     def _context(self, y: Tensor | None) -> Tensor | None:
-        """y as numbers (B, F), or (B, F, 1, 1) beside images; labels are one-hot."""
-        if self.condition is None:
-            return None
-        if y is None:
-            raise ValueError(f"y is None, but this flow models p(x given y); give y in {self.condition}")
-        y = F.one_hot(y.long(), self.condition.levels) if isinstance(self.condition, Integers) else y
-        y = y.to(self._dtype).flatten(1)
-        return y[:, :, None, None] if len(self.shape) == 3 else y
+        return as_context(self.condition, y, self._dtype, image=len(self.shape) == 3)
 
     @property
     def _dtype(self) -> Any:
@@ -91,3 +85,14 @@ def context_size(condition: Space | None) -> int:
     if isinstance(condition, Reals):
         return condition.dims
     raise ValueError(f"condition is {condition}; a flow accepts a label, Integers((), classes), or Reals")
+
+
+def as_context(condition: Space | None, y: Tensor | None, dtype: torch.dtype, *, image: bool) -> Tensor | None:
+    """y as numbers (B, F), or (B, F, 1, 1) beside images; labels are one-hot. A y that is wanting is a `ValueError`."""
+    if condition is None:
+        return None
+    if y is None:
+        raise ValueError(f"y is None, but this flow models p(x given y); give y in {condition}")
+    y = F.one_hot(y.long(), condition.levels) if isinstance(condition, Integers) else y
+    y = y.to(dtype).flatten(1)
+    return y[:, :, None, None] if image else y

@@ -211,6 +211,17 @@ class _Dequantised(nn.Module, ABC):
         super().__init__()
         self.flow, self.space, self.condition, self.config = flow, space, flow.condition, config
         self.noise, self.cells = noise, cells
+        self.gradient_in_expectation = getattr(flow, "gradient_in_expectation", False)  # see `likely.verbs.Trainable`
+
+    @property
+    def surrogate(self) -> bool:
+        """Whether the density's loss is no likelihood."""
+        return getattr(self.flow, "surrogate", False)
+
+    @property
+    def reading_note(self) -> str:
+        """The density's."""
+        return getattr(self.flow, "reading_note", "")
 
     def sample(self, n: int, y: Any = None, *, noise: Noise) -> Tensor:
         """n draws, (n, *shape) int64."""
