@@ -168,7 +168,7 @@ def run(cell: dict[str, Any], data: Any, runs: Path | None) -> None:
     trained, folder, resume = model(), None, False
     if runs is not None:  # the steps of the first attempt hold
         folder = runs / "-".join(key(cell)).replace("/", "_").replace(" ", "_")
-        plan = folder.with_suffix(".json")
+        plan = runs / f"{folder.name}.json"
         runs.mkdir(parents=True, exist_ok=True)
         if plan.exists():
             steps = json.loads(plan.read_text())["steps"]
