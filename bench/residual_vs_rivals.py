@@ -209,7 +209,9 @@ def inverse(model: ResidualFlow, x: Tensor) -> None:
         wide = model.to(dtype)
         blocks = [part for part in wide.modules() if isinstance(part, Block)]
         seen: list[Tensor] = []
-        hooks = [b.register_forward_hook(lambda _b, _x, answer: seen.append(answer[0].detach())) for b in blocks]
+        hooks = [
+            b.register_forward_hook(lambda _b, _x, answer, seen=seen: seen.append(answer[0].detach())) for b in blocks
+        ]
         wide.encode(x.to(dtype))
         for hook in hooks:
             hook.remove()
