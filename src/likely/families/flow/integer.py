@@ -151,7 +151,7 @@ class IntegerFlow(nn.Module):
         context = context_size(condition)
         inside = 0 if config.conditioning == "prior" else context
         outside = 0 if config.conditioning == "coupling" else context
-        if is_image(config, space.shape):
+        if is_image(config.levels, space.shape):
             self.shape = space.shape
             self.trunk = pyramid(self.shape, config.levels, lambda level: self._steps(level.shape[0], inside, True))
         else:
