@@ -37,17 +37,6 @@ def of_zuko() -> tuple[nn.Module, object, object]:
     return flow, lambda x: flow().log_prob(x), lambda: flow().sample((BATCH,))
 
 
-def train_step(model: nn.Module, loss) -> object:
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
-
-    def step() -> None:
-        optimiser.zero_grad()
-        loss().backward()
-        optimiser.step()
-
-    return step
-
-
 def several(call) -> object:
     """INNER calls, without gradients: one alone is near the clock's resolution."""
 
@@ -70,7 +59,7 @@ def main() -> None:
         def rival_loss(log_prob=log_prob) -> Tensor:
             return -log_prob(x).mean()
 
-        mine, other = train_step(ours, lambda: ours.loss(x, noise=noise)), train_step(model, rival_loss)
+        mine, other = timing.train_step(ours, lambda: ours.loss(x, noise=noise)), timing.train_step(model, rival_loss)
         cases = {
             "train step": (lambda f=mine: [f() for _ in range(INNER)], lambda f=other: [f() for _ in range(INNER)]),
             "log p": (several(lambda: ours.log_prob(x)), several(lambda f=log_prob: f(x))),

@@ -53,6 +53,20 @@ def race(cases: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, Tim
     return done
 
 
+def train_step(model: Any, loss: Callable[[], Any], rate: float = 1e-4) -> Callable[[], None]:
+    """A step of Adam, to be raced."""
+    import torch  # not before the number of threads is set
+
+    optimiser = torch.optim.Adam(model.parameters(), lr=rate)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+
+    return step
+
+
 def against(bench: str, case: str, rival: str, times: dict[str, Timing], **more: Any) -> dict[str, Any]:
     """A row for `record` from a race between the cases "ours" and "rival"."""
     ours, other = times["ours"], times["rival"]

@@ -1,8 +1,8 @@
 """Build the documentation into site/: `python3 do.py docs`, without network; fails on any broken link or reference.
 
-The hand-written pages of docs/ are put together in build/docs with what is computed: a line `{{ families }}`,
-`{{ presets }}`, `{{ bench }}` or `{{ checks }}` becomes a table made from the registry, from the JSON lines under
-bench/ or from the conformance suite, and every module of the package gets its place under Reference, from its
+The hand-written pages of docs/ are put together in build/docs with what is computed: a line such as `{{ families }}`
+(see `TABLES`) becomes a table made from the registry, from the JSON lines under bench/ or from the conformance suite,
+and every module of the package gets its place under Reference, from its
 docstrings.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "build" / "docs"
@@ -119,11 +120,42 @@ def checks_table() -> str:
     return table(["id", "promise", "how it is tested"], rows)
 
 
+def lines_of(name: str) -> list[dict[str, Any]]:
+    """The rows of bench/results/NAME.jsonl."""
+    path = ROOT / "bench" / "results" / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def toys_table() -> str:
+    """Nats of every model on every toy, and the entropies."""
+    rows = {(row["model"], row["toy"]): row for row in lines_of("toys")}
+    models, toys = (list(dict.fromkeys(key[i] for key in rows)) for i in (0, 1))
+    if not rows:
+        return "No measurements yet."
+    cells = []
+    for model in models:
+        own = [rows.get((model, toy)) for toy in toys]
+        seconds = {f"{row['train_cpu_s']:.0f} s, {row['steps']:,} steps" for row in own if row}
+        nats = [f"{row['nats']:.3f} ± {row['nats_stderr']:.3f}" if row else "" for row in own]
+        cells.append([model, f"{max(row['parameters'] for row in own if row):,}", *nats, "; ".join(sorted(seconds))])
+    floor = [f"{next(row['entropy'] for (_, t), row in rows.items() if t == toy):.3f}" for toy in toys]
+    return table(["model", "parameters", *toys, "training"], [*cells, ["entropy", "", *floor, ""]])
+
+
+def talk_tables() -> str:
+    """What bench/talk_table.py makes of its lines."""
+    command = [sys.executable, str(ROOT / "bench" / "talk_table.py"), "--table"]
+    told = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    return told.strip() or "No measurements yet."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "families": families_table,
     "presets": presets_table,
     "bench": bench_tables,
     "checks": checks_table,
+    "toys": toys_table,
+    "talk": talk_tables,
 }
 
 if __name__ == "__main__":

@@ -101,6 +101,117 @@ def test_samples_are_files_and_follow_the_seed(shell: Shell, run: Path) -> None:
     assert "accepts .png, .npz, .csv" in shell.mistake("sample", run, "--out", "a.gif")
 
 
+def test_detect_judges_inputs(shell: Shell, run: Path) -> None:
+    for i in range(3):
+        strange = np.full((4, 4), 20 * i, np.uint8)
+        Image.fromarray(strange).save(f"strange{i}.png")
+    status, out, err = shell("detect", run, "strange1.png", "--method", "nll", "--fdr", 0.2)
+    assert status == 0, err
+    assert out.startswith("strange1.png: outside: not like the training data (p-value ")
+    judged = shell.json("detect", run, "--fdr", 0.3, "--method", "nll", "typicality", "--out", "d.json")
+    assert judged == json.loads(Path("d.json").read_text())
+    assert set(judged["methods"]) == {"nll", "typicality"}
+    assert len(judged["inputs"]) == len(judged["methods"]["nll"]["rows"]) == 12
+    assert sum(row["outside"] for row in judged["methods"]["nll"]["rows"]) < 6
+    dose = shell.json("detect", run, "--fdr", 0.3)["methods"]["dose"]
+    assert set(dose["rows"][0]["statistics"]) == {"log_p", "code", "gradient"}
+    assert dose["doctor"]["sentence"].startswith("your likelihood is")
+    digits = shell.json("detect", run, "--data", "digits", "--fdr", 0.3, "--limit", 5)
+    assert "8x8 to 4x4" in digits["rule"]
+    assert len(digits["inputs"]) == 5
+    last = json.loads((run / "ledger.jsonl").read_text().splitlines()[-1])
+    assert last["kind"] == "detect"
+    assert last["figures"] == digits
+
+
+def test_detect_compares_methods(shell: Shell, run: Path) -> None:
+    shown = shell.json("detect", run, "--against", "digits", "--method", "nll", "complexity", "--limit", 12)
+    assert list(shown["outside"]) == ["digits", "constant", "noise", "blurred", "negatives", "turned"]
+    assert shown["outside"]["noise"]["methods"]["nll"]["auroc"]["value"] > 0.9
+    assert shown["inside"]["rows"] == 12
+    status, out, _ = shell("detect", run, "--against", "made", "--method", "nll", "ratio", "--background-steps", 2)
+    assert status == 0
+    assert "blurred: 12 rows, twice by the binomial filter" in out
+    page = Path(shown["page"]).read_text()
+    assert Path(shown["page"]) == run / "detect.html"
+    assert page.count("<svg") == 2
+    assert "rank correlation" in page and "blurred" in page
+    assert "<script" not in page
+    assert (run / "detect-2.html").exists()  # the second one gave way
+    trained = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    record = next(line for line in trained if line["kind"] == "background")
+    assert (run / record["folder"]).is_dir()
+    assert record["figures"]["tuned_on"].endswith("held-out rows against blurred copies")
+    assert set(record["figures"]["auroc_tried"]) == {"0.05", "0.1", "0.2", "0.3"}
+    before = sorted(run.rglob("*"))
+    again = shell.json("detect", run, "--against", "made", "--method", "ratio", "--background-steps", 2)
+    assert again["background"] == record["figures"]
+    assert sorted(p for p in run.rglob("*") if p.is_dir()) == [p for p in before if p.is_dir()]  # nothing trained anew
+    assert "ratio" in shell.json("detect", run, "--against", "made")["uses"]  # the background that is there is used
+
+
+def test_detect_refuses(shell: Shell, run: Path) -> None:
+    assert "energy cannot be had: an energy needs a model that is Unnormalised" in shell.mistake(
+        "detect", run, "--method", "energy"
+    )
+    assert "accepts one of them" in shell.mistake("detect", run, "x.png", "--data", "digits")
+    assert "leave inputs and data out" in shell.mistake("detect", run, "x.png", "--against", "digits")
+    assert "resolve shares" in shell.mistake("detect", run, "--fdr", 0.001)
+    assert "only images can be adapted" in shell.mistake("detect", run, "--data", "moons", "--fdr", 0.3)
+    assert "nll" in shell.mistake("detect", run, "--method", "magic")
+
+
+def test_decide_is_examined_where_classes_are_known(shell: Shell, run: Path) -> None:
+    record = shell.json("decide", run, "--novelty", 0.2, "--limit", 12, "--out", "decided.json")
+    found = record["examination"]
+    assert found["accuracy"] == 1
+    assert found["trust"]["p(y given x)"]["augrc"]["value"] == 0
+    assert record["page"] == "decided.html"
+    assert "None: every most likely class is right" in Path("decided.html").read_text()
+    assert "where the page goes" in shell.mistake("decide", run, "--out", "one.html")
+    Path("decided.json").unlink()
+    assert "decided.html, which exists" in shell.mistake("decide", run, "--novelty", 0.2, "--out", "decided.json")
+    assert not Path("decided.json").exists()
+    bound = shell.json("decide", run, "--novelty", 0.5, "--risk", 0.01)
+    assert bound["risk"]["log_odds"] is None  # six rows promise nothing
+    assert all(row["verdict"] != "class" for row in bound["decisions"])
+    out = shell("decide", run, "--novelty", 0.5, "--risk", 0.01)[1]
+    assert "no answers: 6 held-out rows do not show" in out
+    assert "two or more rows of the run's own data" in shell.mistake("decide", run, "x.png", "--page", "p.html")
+    assert "risk is 2" in shell.mistake("decide", run, "--novelty", 0.5, "--risk", 2)
+
+
+def test_files_are_not_written_over(shell: Shell, run: Path) -> None:
+    kept = Path("kept.json")
+    kept.write_text("mine")
+    ledger = (run / "ledger.jsonl").read_text()
+    for words in (
+        ["evaluate", run, "--out", kept],
+        ["decide", run, "--novelty", 0.2, "--out", kept],
+        ["detect", run, "--fdr", 0.3, "--out", kept],
+        ["sample", run, "--out", "kept.json"],
+        ["data", "show", "digits", "--out", kept],
+    ):
+        said = shell.mistake(*words)
+        assert "out is kept.json, which exists; choose another name, or --force to replace it" in said
+    assert kept.read_text() == "mine"
+    assert (run / "ledger.jsonl").read_text() == ledger  # refused before any work
+    assert "a folder; accepts the name of a file" in shell.mistake("evaluate", run, "--out", run)
+    status, _, err = shell("evaluate", run, "--out", kept, "--force")
+    assert status == 0, err
+    assert json.loads(kept.read_text())["split"] == "test"
+    Path("a.npz").write_text("mine")
+    assert "which exists" in shell.mistake("sample", run, "--out", "a.npz")
+    assert shell("sample", run, "-n", 2, "--out", "a.npz", "--force")[0] == 0
+    assert np.load("a.npz")["x"].shape[0] == 2
+    # names that nobody chose give way to what is there
+    one, two = (shell.json("sample", run, "-n", 2, "--seed", 3)["out"] for _ in range(2))
+    assert Path(two).name == "samples-3-2.png"
+    assert Path(one).read_bytes() == Path(two).read_bytes()
+    shown = [shell.json("data", "show", "digits")["picture"] for _ in range(2)]
+    assert shown == ["digits.png", "digits-2.png"]
+
+
 def test_recipe_with_overrides_and_resume(shell: Shell) -> None:
     Path("recipe.toml").write_text(
         'family = "vae"\n[model]\nlatent = 2\nhidden = [8]\n[data]\nsource = "digits"\nlimit = 40\n'
@@ -195,6 +306,7 @@ def test_help_names_every_question(shell: Shell) -> None:
         "evaluate",
         "sample",
         "decide",
+        "detect",
         "families",
         "describe",
         "check",

@@ -156,7 +156,11 @@ def test_the_levels_of_a_multiscale_flow() -> None:
     assert flow.transform.shapes == [(12, 4, 4), (24, 2, 2), (48, 1, 1)]
 
 
-@pytest.mark.parametrize("name", [name for name in REALS if tiny("flow")[name].space.dims <= 2])
+# a spline's density has kinks, where an even grid is good to 1e-4: the suite's adaptive quadrature takes those (D2)
+SMOOTH = [name for name in REALS if tiny("flow")[name].space.dims <= 2 and "spline" not in name]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
 def test_mass_is_one(name: str) -> None:
     model = small(name)
     side, points = 20.0, 501

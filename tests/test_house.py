@@ -44,7 +44,10 @@ def bootstrap(root: Path) -> ModuleType:
 
 # What an import costs and touches -----------------------------------------------------------------------------------
 
-COMMANDS = ("tour", "train", "resume", "evaluate", "sample", "decide", "families", "describe", "check", "data")
+COMMANDS = (
+    *("tour", "train", "resume", "evaluate", "sample", "decide", "detect"),
+    *("families", "describe", "check", "data"),
+)
 HEAVY = ("torch", "numpy", "matplotlib", "sklearn", "PIL", "datasets", "pandas")
 
 

@@ -18,9 +18,11 @@ from likely import registry
 from likely.logprob import Kind, Posterior
 from likely.space import Integers, Reals
 from likely.tasks.codecs import codec_bits
-from likely.tasks.decide import conformal, decide
+from likely.tasks.conformal import conformal
+from likely.tasks.decide import decide
 from likely.tasks.describe import describe, families, markdown
-from likely.tasks.evaluate import auroc, evaluate, kept_accuracy
+from likely.tasks.evaluate import evaluate, kept_accuracy
+from likely.tasks.metrics import auroc
 from likely.tasks.pictures import grid, save_values, suffixes
 from likely.tasks.samples import digest, proof_seed
 

@@ -28,6 +28,7 @@ _HOME = {
     "LogProb": "logprob",
     "log_prob": "logprob",
     "log_posterior": "logprob",
+    "log_joint": "logprob",
     "sample": "logprob",
     "require": "verbs",
     "build": "registry",
@@ -38,7 +39,9 @@ _HOME = {
     "load_model": "train",
     "evaluate": "tasks.evaluate",
     "decide": "tasks.decide",
+    "detect": "tasks.detect",
     "ClassConditional": "families.joint",
+    "Hybrid": "families.joint",
     "Dequantised": "families.flow",
     "check": "conformance",
 }
@@ -49,12 +52,13 @@ if TYPE_CHECKING:
     from likely.conformance import check
     from likely.data import Data, load
     from likely.families.flow import Dequantised
-    from likely.families.joint import ClassConditional
-    from likely.logprob import LogProb, log_posterior, log_prob, sample
+    from likely.families.joint import ClassConditional, Hybrid
+    from likely.logprob import LogProb, log_joint, log_posterior, log_prob, sample
     from likely.noise import Noise
     from likely.registry import build
     from likely.space import Column, Integers, Reals, Rows, Table
     from likely.tasks.decide import decide
+    from likely.tasks.detect import detect
     from likely.tasks.evaluate import evaluate
     from likely.train import fit, load_model, save
     from likely.verbs import require

@@ -22,6 +22,7 @@ Place = Annotated[Path | None, arg(metavar="PATH")]
 Run = Annotated[Path, arg(metavar="RUN")]
 Json = Annotated[bool, arg(help="Print one JSON object instead of text.")]
 Out = Annotated[Path | None, arg(help="Write the figures to this JSON file as well.", metavar="PATH")]
+Force = Annotated[bool, arg(help="Replace files that exist.")]
 Split = Annotated[Literal["train", "valid", "test"], arg(help="Which part of the data.")]
 Seed = Annotated[int, arg(help="Seed of everything random.")]
 
@@ -33,7 +34,7 @@ def tour(out: Place = None, seed: Seed = 0, json: Json = False) -> int:
         out: Run folder; runs/tour-N by default.
     """
     from likely.space import Integers
-    from likely.tasks.tour import Stopped
+    from likely.tasks.learn import Stopped
     from likely.tasks.tour import tour as run_tour
     from likely.tasks.tour_page import write_page
     from likely.terminal import give, say, tour_story
@@ -118,6 +119,7 @@ def evaluate(
     limit: Count = None,
     seed: Seed = 0,
     out: Out = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """How likely are data under a model: log p or bits per dimension, with kind, error, and accuracy if it classifies.
@@ -132,6 +134,7 @@ def evaluate(
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
 
+    _unwritten(force, out)
     loaded = _data(run, data)
     model = load_model(run)
     _fits(model, loaded)
@@ -149,6 +152,7 @@ def sample(
     y: Annotated[str | None, arg(metavar="CLASS")] = None,
     seed: Count = None,
     out: Place = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Draw from a model.
@@ -159,7 +163,7 @@ def sample(
         y: The class to draw from, by name or number; without it a joint draws the class as well, and a conditional
             model takes every class in turn.
         seed: Seed of the draws; without it a fresh one is taken, and reported.
-        out: .png, .npz or .csv file; RUN/samples-SEED by default.
+        out: .png, .npz or .csv file; a new RUN/samples-SEED by default.
     """
     import secrets
 
@@ -170,11 +174,12 @@ def sample(
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
 
+    _unwritten(force, out)
     recipe_of(run)
     model = load_model(run)
     labels = _labels(model, classes_of(run), y, n)
     chosen = secrets.randbits(62) if seed is None else seed
-    path = out or run / f"samples-{chosen}{suffixes(model.space)[0]}"
+    path = out or _fresh(run / f"samples-{chosen}{suffixes(model.space)[0]}")
     if path.suffix.lower() not in suffixes(model.space):
         raise ValueError(f"out is {path}; accepts {', '.join(suffixes(model.space))} for values of {model.space}")
     with Stage("sampling", n) as stage:
@@ -195,10 +200,16 @@ def decide(
     k: int = 1,
     limit: int = 16,
     calibrate: int = 1000,
+    risk: Annotated[float | None, arg(metavar="SHARE")] = None,
     out: Out = None,
+    page: Place = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Which class, how sure, and is this anything like the training data?
+
+    On the run's own data, whose classes are known, it also says what the decisions are worth: risk and coverage, AUGRC,
+    calibration, and which answers were sure and wrong (use a larger --limit for that).
 
     Args:
         run: The run folder of a joint model.
@@ -208,32 +219,189 @@ def decide(
         k: Draws a row, for bounds.
         limit: Decide on the first rows only.
         calibrate: How many of the run's held-out (validation) rows to calibrate on.
+        risk: Answer so few that at most this share of the answers is wrong, with 95 % confidence, for inputs like the
+            run's data. Half of the held-out rows, whose classes are known, find out how sure that has to be.
+        page: Where a page with pictures goes (the run's own data only); next to --out by default.
     """
     from likely.data.inputs import load_inputs
     from likely.tasks.decide import decide as judge
+    from likely.tasks.decide_page import write_decisions
+    from likely.tasks.examination import examine, limit_risk
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
     from likely.verbs import Joint, JointBound, require
 
+    page = page or (out.with_suffix(".html") if out and inputs is None and limit > 1 else None)
+    _unwritten(force, out, page)
     own = _data(run, None)
     model = load_model(run)
     require(model, (Joint, JointBound), "decide")
     held = _first(own.valid, model.space, calibrate)
     if limit < 1:
         raise ValueError(f"limit is {limit}; accepts 1 or more")
+    if page is not None and (inputs is not None or limit < 2):
+        raise ValueError("page shows what decisions are worth; it takes two or more rows of the run's own data")
+    y = None
     if inputs is None:
-        x, names = getattr(own, split).x, [f"{split} {i}" for i in range(len(getattr(own, split)))]
+        rows = _first(getattr(own, split), model.space, limit)
+        x, y, names = rows.x, rows.y, [f"{split} {i}" for i in range(len(rows))]
     else:
         x, names = load_inputs(inputs, own.space, split=split)
-    x, names = model.space.take(x, slice(0, limit)), names[:limit]  # ty: ignore[too-many-positional-arguments]
+        x, names = model.space.take(x, slice(0, limit)), names[:limit]  # ty: ignore[too-many-positional-arguments]
+    n, known, asked = len(names), None, x
+    if risk is not None:  # the second half of the held-out rows is decided upon as well, to see how often it is wrong
+        half = len(held) // 2
+        known = type(held)(model.space.take(held.x, slice(half, None)), held.y[half:])  # ty: ignore[too-many-positional-arguments]
+        held, asked = _first(held, model.space, half), model.space.concat([x, known.x])
     with Stage("deciding", len(held)) as stage:
         result = judge(
-            model, x, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
+            model, asked, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
         )
+    record: dict[str, Any] = {"novelty": novelty, "unsure": unsure, "held_out": len(held)}
+    lines = []
+    if known is not None:
+        result, threshold = limit_risk(result.take(slice(0, n)), result.take(slice(n, None)), known.y, risk)
+        record["risk"] = {"risk": risk, "rows": len(known), "log_odds": threshold if abs(threshold) < 1e300 else None}
+        if threshold == float("inf"):
+            lines.append(f"no answers: {len(known)} held-out rows do not show that any would be wrong so rarely")
     decisions = [{"input": name} | row for name, row in zip(names, result.to_json(), strict=True)]
-    record = {"novelty": novelty, "unsure": unsure, "held_out": len(held), "decisions": decisions}
+    record |= {"decisions": decisions}
+    lines = [f"{name}: {result.verdict(i)}" for i, name in enumerate(names)] + lines
+    if y is not None and n > 1:
+        found = examine(result, y)
+        record["examination"] = found.to_json()
+        lines.append(str(found))
+        if page is not None:
+            write_decisions(page, found, result, x, y, names, model.space, own.name)
+            record["page"] = str(page)
+            lines.append(f"the page: {page}")
     Ledger(run).append("decide", figures=record)
-    give(record, "\n".join(f"{name}: {result.verdict(i)}" for i, name in enumerate(names)), out, json)
+    give(record, "\n".join(lines), out, json)
+
+
+Methods = Annotated[
+    tuple[Literal["nll", "typicality", "complexity", "ratio", "gradient", "dose", "sure", "energy"], ...],
+    arg(help="Scores, one or more: dose by default, with --against all that the model can give."),
+]
+
+
+def detect(
+    run: Positional[Run],
+    inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
+    data: Name = None,
+    against: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = (),
+    method: Methods = (),
+    split: Split = "test",
+    fdr: float = 0.05,
+    k: int = 1,
+    limit: Count = None,
+    calibrate: int = 1000,
+    background_steps: Count = None,
+    seed: Seed = 0,
+    out: Out = None,
+    page: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> int:
+    """Is this like the training data? Judge inputs, or measure how well strangers are found with --against.
+
+    Scores: nll is log p, the baseline that fails; typicality, complexity, ratio, gradient, dose; sure and energy where
+    the model has them. ratio needs a second model, which is trained at the first call and kept in RUN/background.
+
+    Args:
+        run: The run folder.
+        inputs: A picture, a folder of pictures, or data of the model's kind; the run's own data by default.
+        data: Another data set to judge instead; images are brought to the model's size, colours and levels.
+        against: Data sets to measure every score against, next to sets made from the run's own data (constant, noise,
+            blurred, negatives, turned); `made` alone stands for only those.
+        fdr: Of all inputs called outside at most this share is inside, in expectation.
+        k: Draws a row, for bounds and estimates.
+        limit: Rows of each set, the first ones: 64 by default, 500 with --against.
+        calibrate: How many of the run's held-out (validation) rows to fit and calibrate on.
+        background_steps: Steps to train the second model of `ratio`; as many as the run by default.
+        page: With --against: where the page with the pictures goes; next to --out or a new RUN/detect.html by default.
+    """
+    from likely.data.inputs import load_inputs
+    from likely.tasks.detect import METHODS
+    from likely.tasks.detect import compare as measure
+    from likely.tasks.detect import detect as judge
+    from likely.tasks.detect.background import cached, train_background, worth
+    from likely.tasks.detect.page import write_comparison
+    from likely.tasks.detect.strangers import adapt
+    from likely.tasks.learn import Stopped
+    from likely.terminal import Stage, comparison_table, give, say
+    from likely.train import Ledger, load_model
+
+    page = page or (out.with_suffix(".html") if out and against else None)
+    _unwritten(force, out, page)
+    if page is not None and not against:
+        raise ValueError("page shows a comparison; it goes with --against")
+    if inputs is not None and data is not None:
+        raise ValueError(f"inputs is {inputs} and data is {data}; accepts one of them")
+    if against and (inputs or data):
+        raise ValueError("against measures scores on the run's own data; leave inputs and data out")
+    own = _data(run, None)
+    model = load_model(run)
+    held = _first(own.valid, model.space, calibrate).x
+    methods = method or (tuple(METHODS) if against else ("dose",))
+    try:
+        second = train_background(run, steps=background_steps, say=say) if "ratio" in method else cached(run)
+    except Stopped as stopped:
+        say("stopped; the same command goes on")
+        return 128 + stopped.args[0]
+    background, record = second or (None, None)
+    options: dict[str, Any] = {"k": k, "seed": seed, "background": background}
+    shown = {"data": own.name, "split": split, "seed": seed, "k": k, "held_out": model.space.len(held)}
+    shown |= {"background": record} if record else {}
+
+    if against:
+        strangers = {}
+        for name in against:
+            if name != "made":
+                other = _other(name)
+                strangers[other.name] = (_first(getattr(other, split), other.space, limit or 500).x, other.space)
+        inside = _first(getattr(own, split), model.space, limit or 500).x
+        with Stage("scoring", 1) as stage:
+            result = measure(model, inside, held, strangers, methods, **options, progress=stage.of)
+        page = page or _fresh(run / "detect.html")
+        shown |= result.to_json() | {"page": str(page)}
+        write_comparison(result, model.space, shown, page)
+        Ledger(run).append("detect", figures=shown)
+        if json:
+            give(shown, "", out, True)
+        else:
+            comparison_table(shown)
+            told = [worth(record)] if record and "ratio" in result.uses else []
+            give(shown, "\n".join([*told, result.diagnosis.sentence, f"the page: {page}"]), out, False)
+        return 0
+
+    limit = limit or 64
+    if data is not None:
+        other = _other(data)
+        rows = _first(getattr(other, split), other.space, limit).x
+        x, rule = adapt(rows, other.space, model.space, other.name)
+        names = [f"{other.name} {split} {i}" for i in range(model.space.len(x))]
+        shown["rule"] = rule
+    elif inputs is not None:
+        x, names = load_inputs(inputs, own.space, split=split)
+    else:
+        x, names = getattr(own, split).x, [f"{split} {i}" for i in range(len(getattr(own, split)))]
+    x, names = model.space.take(x, slice(0, limit)), names[:limit]  # ty: ignore[too-many-positional-arguments]
+    results = []
+    for each in methods:
+        with Stage(each, 1) as stage:
+            results.append(judge(model, x, held, each, fdr=fdr, **options, progress=stage.of))
+    shown |= {"inputs": names, "methods": {r.method: r.to_json() for r in results}}
+    Ledger(run).append("detect", figures=shown)
+    lines = [f"{name}: {result.verdict(i)}" for i, name in enumerate(names) for result in results]
+    for result in results:
+        count = int(result.outside.sum())
+        lines.append(f"{result.method}: {count} of {len(result)} called outside, of them at most {fdr:.0%} wrongly")
+        lines += [f"{result.method} does without: {note}" for note in result.notes]
+    lines += [worth(record)] if record and "ratio" in methods else []
+    found = [r.diagnosis.sentence for r in results if r.diagnosis is not None]
+    give(shown, "\n".join([*lines, *found[:1]]), out, json)
+    return 0
 
 
 def families(json: Json = False) -> None:
@@ -322,6 +490,7 @@ def data(
     action: Positional[Literal["list", "get", "show"]] = "list",
     name: Positional[Name] = None,
     out: Place = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Data sets: `list` what is known and here, `get NAME` from its public home, `show NAME` as a picture and a record.
@@ -329,7 +498,7 @@ def data(
     Args:
         action: What to do.
         name: A data set's name or a path.
-        out: For show: where the picture goes; NAME.png by default, where the data can be drawn.
+        out: For show: where the picture goes; a new NAME.png by default, where the data can be drawn.
     """
     from likely.data import get, list_sets, load
     from likely.tasks.pictures import save_values, suffixes
@@ -349,8 +518,9 @@ def data(
         path = get(name)
         give({"name": name, "path": str(path)}, f"{name} is in {path}", None, json)
         return
+    _unwritten(force, out)
     loaded = load(name)
-    path = out or Path(f"{loaded.name}.png")
+    path = out or _fresh(Path(f"{loaded.name}.png"))
     drawn = path.suffix.lower() in suffixes(loaded.space)
     if drawn:
         save_values(loaded.space.take(loaded.train.x, slice(0, 64)), loaded.space, path)
@@ -365,6 +535,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "sample": sample,
     "decide": decide,
+    "detect": detect,
     "families": families,
     "describe": describe,
     "check": check,
@@ -415,6 +586,27 @@ def _new(out: Path | None, stem: str) -> Path:
     return Path(f"runs/{stem}-{number}")
 
 
+def _unwritten(force: bool, *paths: Path | None) -> None:
+    """Before any work: nothing that was named as an output is there, unless it may be replaced."""
+    named = [path for path in paths if path is not None]
+    if len(set(named)) < len(named):
+        raise ValueError(f"out is {named[0]}, where the page goes; accepts the name of another file, such as a .json")
+    for path in named:
+        if path.is_dir():
+            raise ValueError(f"out is {path}, a folder; accepts the name of a file")
+        if path.exists() and not force:
+            raise ValueError(f"out is {path}, which exists; choose another name, or --force to replace it")
+
+
+def _fresh(path: Path) -> Path:
+    """A name that is free, for outputs that nobody named: a.png, a-2.png, a-3.png ..."""
+    tries, number = path, 1
+    while tries.exists():
+        number += 1
+        tries = path.with_stem(f"{path.stem}-{number}")
+    return tries
+
+
 def _told(result: Any, name: str, json: bool) -> int:
     """Say what training came to; the exit status."""
     from likely.terminal import give
@@ -447,9 +639,18 @@ def _data(run: Path, other: str | None) -> Any:
     return load(DataConfig(source=other) if other else recipe.data)
 
 
+def _other(source: str) -> Any:
+    from likely.config.data import DataConfig
+    from likely.data import load
+
+    return load(DataConfig(source=source))
+
+
 def _fits(model: Any, data: Any) -> None:
     if data.space != model.space:
         raise ValueError(f"data {data.name} lives in {data.space}; the model in {model.space}")
+    if None not in (data.condition, model.condition) and data.condition != model.condition:
+        raise ValueError(f"data {data.name} has labels {data.condition}; the model learned {model.condition}")
 
 
 def _first(split: Any, space: Any, limit: int | None) -> Any:

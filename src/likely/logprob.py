@@ -33,6 +33,7 @@ from likely.verbs import (
     has,
     name_of,
     require,
+    takes_y,
 )
 
 BATCH = 64
@@ -198,6 +199,36 @@ def log_posterior(
     return Posterior(nats.log_softmax(1), Kind.ESTIMATE)
 
 
+def log_joint(
+    model: Any, x: Any, k: int = 1, *, seed: int = 0, progress: Callable[[int], None] | None = None
+) -> tuple[LogProb, Posterior]:
+    """`log_prob` of x and `log_posterior`, bit for bit, in one pass where the model can.
+
+    It can where it has a method `log_joint(x, *, noise)` with both answers: (B,) `log_prob` and (B, K) `log_posterior`
+    of an `Exact` `Joint`, or one draw each of (B * k,) `log_weight` and (B * k, K) `log_joint_bound` of a `Weighted`
+    `JointBound`. Without one, `progress` runs through the rows twice.
+    """
+    exact = has(model, Exact, Joint)
+    bounds = has(model, Weighted, JointBound) and not has(model, Exact) and not has(model, Joint)
+    if not ((exact or bounds) and hasattr(model, "log_joint")):
+        reading = log_prob(model, x, k=k, seed=seed, progress=progress)
+        return reading, log_posterior(model, x, k, seed=seed, progress=progress)
+    _check_draws(k)
+    x, k = model.space.check(x, "x"), 1 if exact else k
+    pieces = _pieces(k)
+
+    def draws(x: Any, y: Any, ids: Tensor) -> Tensor:
+        values = [model.log_joint(x, noise=Noise(seed, ids, piece)) for piece in pieces]
+        of_x, of_y = (_average([value[place].double() for value in values], pieces, weights=bounds) for place in (0, 1))
+        return torch.cat([of_x[:, None], of_y], 1)
+
+    nats = batched(model, draws, x, progress=progress).reshape(-1, 1 + model.condition.levels)
+    of_x, of_y = nats[:, 0].contiguous(), nats[:, 1:].contiguous()
+    if exact:
+        return LogProb(of_x, Kind.EXACT, model.space), Posterior(of_y, Kind.EXACT)
+    return LogProb(of_x, Kind.BOUND, model.space, k), Posterior(of_y.log_softmax(1), Kind.ESTIMATE)
+
+
 def _check_draws(k: Any) -> None:
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k is {k!r}; accepts the number of draws a row, 1 or more")
@@ -205,8 +236,18 @@ def _check_draws(k: Any) -> None:
 
 def _averaged(reading: Callable[[range], Tensor], k: int, *, weights: bool) -> Tensor:
     """k draws of (BATCH * k, ...) in pieces of `DRAWS`: their log-mean-exp if they are log-weights, else their mean."""
-    pieces = [range(i, min(i + DRAWS, k)) for i in range(0, k, DRAWS)]
-    values = [reading(piece).double() for piece in pieces]
+    pieces = _pieces(k)
+    return _average([reading(piece).double() for piece in pieces], pieces, weights=weights)
+
+
+def _pieces(k: int) -> list[range]:
+    """The numbers of k draws, in pieces that go through a model in one call."""
+    return [range(i, min(i + DRAWS, k)) for i in range(0, k, DRAWS)]
+
+
+def _average(values: list[Tensor], pieces: list[range], *, weights: bool) -> Tensor:
+    """What `_averaged` makes of the pieces' values (BATCH * draws, ...)."""
+    k = pieces[-1].stop
     every = torch.cat([v.reshape(BATCH, len(p), *v.shape[1:]) for v, p in zip(values, pieces, strict=True)], 1)
     return every.logsumexp(1) - math.log(k) if weights else every.mean(1)
 
@@ -315,12 +356,17 @@ def scoring(model: Any) -> Iterator[None]:
             part.training = mode
 
 
-def check_condition(model: Any, y: Any, n: int) -> Any:
+def check_condition(model: Any, y: Any, n: int, *, learning: bool = False) -> Any:
     """y as a checked value of the model's condition with n rows; None where p(x) is meant.
 
-    Only a joint model has a p(x) beside its p(x given y): every other conditional model needs y.
+    Only a joint model has a p(x) beside its p(x given y): every other conditional model needs y. One with
+    `given_y = False` takes y in `learning` only.
     """
     condition = model.condition
+    if y is not None and condition is not None and not (learning or takes_y(model)):
+        raise ValueError(
+            f"y was given, but {name_of(model)} has p(y given x) and p(x) and no normalised p(x given y); leave y out"
+        )
     if y is None:
         if condition is not None and not (has(model, Joint) or has(model, JointBound)):
             raise ValueError(f"y is None, but {name_of(model)} models p(x given y); give y in {condition}")

@@ -28,9 +28,11 @@ FAMILIES: dict[str, Entry] = {
     "autoregressive": Entry("likely.config.autoregressive:Autoregressive", "likely.families.autoregressive"),
     "vae": Entry("likely.config.vae:VAE", "likely.families.vae"),
     "flow": Entry("likely.config.flow:Flow", "likely.families.flow"),
+    "residual": Entry("likely.config.residual:Residual", "likely.families.flow.residual"),
     "integer-flow": Entry("likely.config.integer_flow:IntegerFlow", "likely.families.flow.integer"),
     "continuous-flow": Entry("likely.config.continuous_flow:ContinuousFlow", "likely.families.flow.continuous"),
     "joint": Entry("likely.config.joint:Joint", "likely.families.joint"),
+    "hybrid": Entry("likely.config.hybrid:Hybrid", "likely.families.joint.hybrid"),
 }
 
 

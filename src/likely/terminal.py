@@ -35,6 +35,10 @@ class Stage:
         """Show that `done` rows are done."""
         self._bar.update(self._task, completed=done)
 
+    def of(self, done: int, total: int) -> None:
+        """Show that `done` of `total` are done, for work whose size turns out on the way."""
+        self._bar.update(self._task, completed=done, total=total)
+
 
 def say(line: str) -> None:
     """A line of progress."""
@@ -113,6 +117,31 @@ def tour_story(r: dict[str, Any], page: Path) -> None:
     out.print(
         f"Go on: likely sample {r['run']} | likely evaluate {r['run']} | likely decide {r['run']}", soft_wrap=True
     )
+
+
+def comparison_table(r: dict[str, Any]) -> None:
+    """How well each score finds each set: AUROC, in red where it is no better than guessing."""
+    table = Table(title=f"AUROC of {r['data']} against", title_justify="left", box=None, padding=(0, 1))
+    table.add_column("", no_wrap=True)
+    for column in ("bits/dim", *r["uses"]):
+        table.add_column(column, justify="right", header_style="dim", no_wrap=True)
+    table.add_row("[dim]inside[/]", _bits(r["inside"]["bits_per_dim"]), *("" for _ in r["uses"]))
+    for name, each in r["outside"].items():
+        cells = []
+        for method in r["uses"]:
+            found = each["methods"][method]
+            value, style = found["auroc"]["value"], "red" if found["auroc"]["high"] < 0.6 else ""
+            cells.append(Text(f"{value:.3f}", style=style))
+        table.add_row(name, _bits(each["bits_per_dim"]), *cells)
+    out.print(table)
+    for name, each in r["outside"].items():
+        out.print(f"[dim]{name}: {each['rows']} rows, {each['rule']}[/]", soft_wrap=True)
+    for why in r["refused"].values():
+        out.print(f"[dim]{why}[/]", soft_wrap=True)
+
+
+def _bits(figure: dict[str, float] | None) -> str:
+    return "" if figure is None else f"{figure['mean']:.2f}"
 
 
 def description(r: dict[str, Any]) -> None:

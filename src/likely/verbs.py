@@ -24,6 +24,9 @@ class Trainable(Protocol):
     A model whose loss is something else than minus a likelihood in nats, or a bound of it, has an attribute
     `surrogate = True`: progress then shows no bits. One whose gradients pass straight through a rounding has
     `straight_through = True`: the gradient of what stands behind a rounding is then a substitute for one that is zero.
+    One whose gradient is that of its loss only in expectation over the noise (the Neumann series of a residual flow)
+    has `gradient_in_expectation = True`. One that learns also from rows without a label, y = -1, has
+    `unlabelled = True`.
     """
 
     players: tuple[str, ...]
@@ -175,7 +178,10 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Joint(Protocol):
-    """Exact class posterior."""
+    """Exact class posterior.
+
+    A joint without a normalised p(x given y) has an attribute `given_y = False`: its other verbs take no y.
+    """
 
     def log_posterior(self, x: Any) -> Tensor:
         """log p(y given x) for every y, (B, K) in nats."""
@@ -229,6 +235,12 @@ def has(model: Any, *needed: Any) -> bool:
     A plain protocol check would take a parameter that happens to be called `log_weight` for the verb.
     """
     return all(isinstance(model, verb) and all(callable(getattr(model, m)) for m in _METHODS[verb]) for verb in needed)
+
+
+def takes_y(model: Any) -> bool:
+    """Whether the verbs that give numbers about x, or draws of it, take y: those of a conditional model do, and those
+    of a joint unless it says `given_y = False`."""
+    return model.condition is not None and getattr(model, "given_y", True)
 
 
 def require(model: Any, needed: Any, task: str) -> None:

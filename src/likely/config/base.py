@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -13,5 +15,8 @@ class Config(BaseModel):
 
 class FamilyConfig(Config):
     """The choices of one family; `family` names it."""
+
+    learns_labels: ClassVar[bool] = False
+    """Whether the family models p(x, y) and so always learns from labels; others do so where they are conditional."""
 
     family: str

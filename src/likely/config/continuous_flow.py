@@ -41,7 +41,7 @@ class ContinuousFlow(FamilyConfig):
 
     solver: Literal["rk4", "dopri5"] = "rk4"
     """`rk4`: a fixed grid, doubled for each row until that row stays within `tolerance`. `dopri5`: adaptive steps of
-    the package torchdiffeq (extra `ode`); it has one step size for all rows it is given, so readings go row by row."""
+    the package torchdiffeq (extra `ode`); one step size serves all rows given, so they go one by one."""
 
     steps: Annotated[int, Field(ge=1)] = 8
     """Steps of the grid that `rk4` trains on, and of the coarsest that a reading may end on."""

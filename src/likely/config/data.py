@@ -57,11 +57,15 @@ class DataConfig(Config):
     limit: Annotated[int, Field(ge=1)] | None = None
     """Keep at most this many rows of each split: the first ones."""
 
+    labelled: Annotated[int, Field(ge=1)] | None = None
+    """How many training rows keep their label, spread over the classes as evenly as it goes and drawn by `seed`; the
+    others get -1, no label. Valid and test keep theirs. For joints p(x, y) that learn by gradient."""
+
     rows: Annotated[int, Field(ge=1)] | None = None
     """How many rows a generated two-dimensional toy has in all (without it 12,000)."""
 
     seed: Annotated[int, Field(ge=0)] | None = None
-    """Seed of a generated two-dimensional toy (without it 0)."""
+    """Seed of a generated two-dimensional toy, and of the rows that keep their label (without it 0)."""
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> DataConfig:

@@ -16,19 +16,29 @@ class Flow(FamilyConfig):
 
     family: Literal["flow"] = "flow"
 
-    architecture: Literal["realnvp", "glow"] = "realnvp"
+    architecture: Literal["realnvp", "glow", "autoregressive"] = "realnvp"
     """`realnvp`: couplings with a fixed mixing between them, halves factored out as they are. `glow`: ActNorm before
-    every mixing and inside the networks, halves factored out under a Gaussian that the kept half predicts."""
+    every mixing and inside the networks, halves factored out under a Gaussian that the kept half predicts.
+    `autoregressive`: every dimension is moved by the ones before it (masked autoregressive flow); images are taken as
+    vectors."""
 
-    coupling: Literal["affine", "additive"] = "affine"
-    """How one half of the dimensions moves the other: shift and scale, or shift alone (volume kept)."""
+    coupling: Literal["affine", "additive", "spline"] = "affine"
+    """How one half of the dimensions moves the other, or the ones before move the next: shift and scale, shift alone
+    (volume kept), or a monotone rational-quadratic spline."""
+
+    bins: Annotated[int, Field(ge=2, le=256)] = 8
+    """Splines only: pieces of each."""
+
+    bound: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    """Splines only: they act between -bound and bound, in deviations of the data at the first one; beyond, numbers
+    stay as they are."""
 
     mixing: Literal["reversal", "permutation", "linear"] = "reversal"
-    """What stands between couplings: reversed order, one fixed random permutation each, or a learned invertible
-    linear map in LU form (on images a 1x1 convolution)."""
+    """What stands between couplings or autoregressive steps: reversed order, one fixed random permutation each, or a
+    learned invertible linear map in LU form (on images a 1x1 convolution)."""
 
     depth: Count = 8
-    """Couplings in a level."""
+    """Couplings in a level, or autoregressive steps."""
 
     levels: Annotated[int, Field(ge=0)] = 2
     """Images only: a level squeezes 2x2 pixels into channels, and all but the last factor half of the channels out.
@@ -66,5 +76,8 @@ PRESETS: dict[str, Flow] = {
     "glow": Flow(architecture="glow", mixing="linear", activation="relu", depth=8, levels=3, width=128),
     "small": Flow(architecture="glow", mixing="linear", activation="relu", depth=2, levels=2, width=64),
     "digits": Flow(levels=0, width=128),
+    "spline": Flow(coupling="spline", mixing="linear", width=128, levels=0),
+    "maf": Flow(architecture="autoregressive", width=128),
+    "spline-ar": Flow(architecture="autoregressive", coupling="spline", mixing="linear", depth=5, width=128),
     "toys2d": Flow(depth=12, width=64, architecture="glow", mixing="linear"),
 }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Discriminator
+from typing import Annotated, ClassVar, Literal
 
 from likely.config import autoregressive, flow, mixture, vae
 from likely.config.base import FamilyConfig
+from likely.config.parts import Part
 
-_PARTS: dict[str, Any] = {
+PARTS = {
     "autoregressive": autoregressive.PRESETS,
     "flow": flow.PRESETS,
     "mixture": mixture.PRESETS,
@@ -17,28 +16,13 @@ _PARTS: dict[str, Any] = {
 }
 
 
-def _named(part: Any) -> Any:
-    """A part given as "family" or "family:preset" stands for that preset."""
-    if not isinstance(part, str):
-        return part
-    family, _, preset = part.partition(":")
-    if family not in _PARTS or (preset or "default") not in _PARTS[family]:
-        known = [f"{name}:{p}" for name, configs in _PARTS.items() for p in configs]
-        raise ValueError(f"part is {part!r}; accepts a family with its preset: {', '.join(known)}")
-    return _PARTS[family][preset or "default"]
-
-
-Part = Annotated[
-    autoregressive.Autoregressive | flow.Flow | mixture.Mixture | vae.VAE,
-    Discriminator("family"),
-]
-
-
 class Joint(FamilyConfig):
     """A density for every class, and how likely each class is."""
 
+    learns_labels: ClassVar[bool] = True
+
     family: Literal["joint"] = "joint"
-    part: Annotated[Part, BeforeValidator(_named)]
+    part: Annotated[FamilyConfig, Part("part", PARTS)]
     """The family of p(x given y): a config, or "family" or "family:preset" by name."""
 
 

@@ -105,7 +105,8 @@ def sentence(error: ValidationError) -> str:
     for issue in error.errors():
         where = ".".join(str(place) for place in issue["loc"]) or error.title
         came = "" if issue["type"] == "missing" else f" is {issue['input']!r}"
-        parts.append(f"{where}{came}: {issue['msg'].removeprefix('Value error, ')}")
+        message = issue["msg"].removeprefix("Value error, ")
+        parts.append(message if message.startswith(f"{where} is ") else f"{where}{came}: {message}")
     return "; ".join(parts)
 
 

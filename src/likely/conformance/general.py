@@ -66,6 +66,7 @@ def shapes(subject: Subject) -> str:
                     raise Failed(f"sample of {rows} has {subject.space.len(drawn)} rows")
                 made.append("sample")
         if has(model, Trainable) and rows:
+            y = subject.data(rows)[1]
             for player in model.players:
                 value = model.loss(x, y, player=player, noise=Noise(subject.seed, rows)).detach()
                 if value.shape != () or not bool(value.isfinite()):

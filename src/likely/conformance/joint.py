@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from likely.conformance.general import readings
 from likely.conformance.report import Failed, Skip, promise
 from likely.conformance.statistics import t_limit, t_scores
 from likely.conformance.subject import Subject
-from likely.logprob import log_prob, scoring
+from likely.logprob import log_joint, log_posterior, log_prob, sample, scoring
 from likely.noise import Noise
-from likely.verbs import Bounded, Estimated, Exact, Joint, JointBound, Unnormalised, Weighted, has
+from likely.verbs import Bounded, Estimated, Exact, Joint, JointBound, Samples, Trainable, Unnormalised, Weighted, has
 
 
 @promise
@@ -40,6 +43,7 @@ def identities(subject: Subject) -> str:
 
     log p(y | x) + log p(x) = log p(x | y) + log p(y) with one log p(y) for all x, and sum_y p(x | y) p(y) = p(x),
     within 1e-6 in float64 (p(y) is read off the identity and must sum to one as well); sum_y p(y | x) = 1 within 1e-9.
+    A joint with `given_y = False` has no p(x | y) and refuses y in its other verbs with a `ValueError`.
     A `JointBound` over an enumerable space: the sum over x and y of exp E[bound] is at most one (one-sided t-test at
     1e-6, 512 draws).
     """
@@ -53,7 +57,7 @@ def identities(subject: Subject) -> str:
         with scoring(model):
             posterior = model.log_posterior(x).double()
         sums = max(sums, float((posterior.logsumexp(1).exp() - 1).abs().max()))
-        if not has(model, Exact):
+        if not (has(model, Exact) and subject.takes_y):
             continue
         total = subject.log_p(model, x, None)
         given = torch.stack([subject.log_p(model, x, torch.tensor([c])) for c in range(posterior.shape[1])], 1)
@@ -67,7 +71,89 @@ def identities(subject: Subject) -> str:
         raise Failed(f"|sum_y p(y | x) - 1| = {sums:.2e}; accepts 1e-9")
     if not worst <= 1e-6:
         raise Failed(f"log p(y | x) + log p(x) - log p(x | y) is no log p(y): off by {worst:.2e} ({where})")
+    if not subject.takes_y:
+        _refuses(subject)
+        return f"posterior sums within {sums:.1e} over {n} rows; no p(x | y), and it says so"
     return f"posterior sums within {sums:.1e}, identities within {worst:.1e} over {n} rows"
+
+
+@promise
+def rows_posterior(subject: Subject) -> str:
+    """J3 p(y | x) does not depend on the other rows, and both doors at once give what each gives.
+
+    Through the door bit by bit, in the model's own dtype: an exact posterior of 67 rows in another order and in
+    pieces; `log_joint` against `log_prob` and `log_posterior` with 3 draws.
+    """
+    subject.need(Joint, JointBound)
+    model, n = subject.copied(), 67
+    x, take = subject.some(n)[0], subject.space.take
+    every = log_posterior(model, x, 3, seed=subject.seed).nats
+    if any(has(model, verb) for verb in (Exact, Weighted, Bounded, Estimated, Unnormalised)):
+        reading, posterior = log_joint(model, x, 3, seed=subject.seed)
+        same = torch.equal(reading.nats, log_prob(model, x, k=3, seed=subject.seed).nats)
+        if not (same and torch.equal(posterior.nats, every)):
+            raise Failed("`log_joint` is not, bit by bit, what `log_prob` and `log_posterior` give")
+    if not has(model, Joint):
+        return "both doors at once bit-equal"
+    order = (torch.arange(n) * 29 + 11) % n
+    for rows in (order, torch.arange(1), torch.arange(1, 4), torch.arange(4, n)):
+        if not torch.equal(log_posterior(model, take(x, rows)).nats, every[rows]):
+            raise Failed("p(y | x) of a row changes with the other rows, or their order; accepts the same bits")
+    return f"{n} rows bit-equal in any order and batching; both doors at once bit-equal"
+
+
+@promise
+def missing_labels(subject: Subject) -> str:
+    """J4 A row without a label has the loss of its x: the labels are summed out.
+
+    For an exact joint that learns from rows with y = -1: -loss(x, -1) is the log-sum-exp over y of -loss(x, y) under
+    the same noise, for each of 6 rows alone, within 1e-8 in float64; and 6 rows of which 3 have a label have the mean
+    of what they have alone.
+    """
+    subject.need(Joint)
+    subject.need(Trainable)
+    if not getattr(subject.model, "unlabelled", False):
+        raise Skip("does not learn from rows without a label")
+    n, classes = 6, subject.condition.levels  # ty: ignore[unresolved-attribute]
+    x, y = subject.data(n)
+    x, worst = subject.wider(x), 0.0
+    y = torch.where(torch.arange(n) % 2 == 0, y, -1)
+    for model in subject.variants().values():
+
+        def loss(rows: torch.Tensor, labels: torch.Tensor, model: Any = model) -> torch.Tensor:
+            return model.loss(subject.space.take(x, rows), labels, noise=Noise(subject.seed, n).at(rows)).double()
+
+        with scoring(model):
+            alone = []
+            for i in range(n):
+                row = torch.tensor([i])
+                each = torch.stack([loss(row, torch.tensor([c])) for c in (*range(classes), -1)])
+                worst = max(worst, float((each[-1] + (-each[:-1]).logsumexp(0)).abs() / (1 + each[-1].abs())))
+                alone.append(each[int(y[i])])
+            mean = torch.stack(alone).mean()
+            worst = max(worst, float((loss(torch.arange(n), y) - mean).abs() / (1 + mean.abs())))
+    if not worst <= 1e-8:
+        raise Failed(f"the loss of a row without a label is off by {worst:.1e} from the sum over labels; accepts 1e-8")
+    return f"labels summed out within {worst:.1e}"
+
+
+def _refuses(subject: Subject) -> None:
+    """A model without p(x given y) takes no y, neither through the doors nor in its own verbs."""
+    model, (x, y) = subject.copied(), subject.data(4)
+    noise = {"noise": Noise(subject.seed, 4)}
+    calls: dict[str, Callable[[], Any]] = {"log_prob (the door)": lambda: log_prob(model, x, y)}
+    if has(model, Samples):
+        calls["sample (the door)"] = lambda: sample(model, 4, y, seed=0)
+        calls["sample"] = lambda: model.sample(4, y, **noise)
+    for name, noisy in readings(model):
+        calls[name] = lambda name=name, noisy=noisy: getattr(model, name)(x, y, **(noise if noisy else {}))
+    for name, call in calls.items():
+        try:
+            with scoring(model):
+                call()
+        except ValueError:
+            continue
+        raise Failed(f"{name} takes y, but the model says given_y = False; accepts a ValueError")
 
 
 def _bound(subject: Subject) -> str:

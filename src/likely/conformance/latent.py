@@ -156,7 +156,7 @@ def _sum_of_bounds(subject: Subject, model: Any, state: str, y: Any) -> None:
 
 def _door(subject: Subject, model: Any) -> None:
     x = _rows(subject, 4)
-    y = None if subject.condition is None else subject.repeated(subject.conditions()[0], subject.space.len(x))
+    y = subject.repeated(subject.conditions()[0], subject.space.len(x))
     reading = log_prob(model, x, y, k=20, seed=subject.seed)
     noise = Noise(subject.seed, subject.space.len(x), 20)
     with scoring(model):

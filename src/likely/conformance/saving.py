@@ -13,20 +13,34 @@ from typing import Any
 from likely.conformance.report import Failed, Skip, promise
 from likely.conformance.samples import same
 from likely.conformance.subject import Subject, train
-from likely.logprob import log_prob, sample
+from likely.logprob import log_posterior, log_prob, sample
 from likely.registry import config_class
-from likely.verbs import Bounded, ClosedForm, Estimated, Exact, Samples, Trainable, Unnormalised, Weighted, has
+from likely.verbs import (
+    Bounded,
+    ClosedForm,
+    Estimated,
+    Exact,
+    Joint,
+    JointBound,
+    Samples,
+    Trainable,
+    Unnormalised,
+    Weighted,
+    has,
+)
 
 SCORES = (Exact, Weighted, Bounded, Estimated, Unnormalised)
 """The verbs that the door for scores takes."""
 
 
 def digest(model: Any, subject: Subject) -> str:
-    """SHA-256 of scores and draws under fixed seeds."""
+    """SHA-256 of scores, class posteriors and draws under fixed seeds."""
     found = hashlib.sha256()
     x, y = subject.some(10)
     if any(has(model, verb) for verb in SCORES):
         found.update(log_prob(model, x, y, 2, seed=subject.seed).nats.numpy().tobytes())
+    if has(model, Joint) or has(model, JointBound):
+        found.update(log_posterior(model, x, 2, seed=subject.seed).nats.numpy().tobytes())
     if has(model, Samples):
         drawn = sample(model, 10, y, seed=subject.seed)
         for part in drawn if isinstance(drawn, tuple) else (drawn,):

@@ -95,6 +95,15 @@ def dkw_limit(n: int, comparisons: int = 1) -> float:
 
 
 def dominated(values: Tensor) -> bool:
-    """Whether some column's spread rests on a few draws: the largest excess is over a fifth of all squared excess."""
-    excess = (values - values.mean(0)).double().square()
-    return bool((excess.amax(0) > 0.2 * excess.sum(0).clamp(min=1e-300)).any()) or not bool(values.isfinite().all())
+    """Whether some column of `values` (n, ...) is too heavy-tailed for a t-test of its mean.
+
+    Either a few draws carry its spread (the largest excess is over a fifth of all squared excess), or its upper tail
+    falls like x^(-1/k) with k above one half, so that it has no variance ("Pareto smoothed importance sampling",
+    Vehtari, Simpson, Gelman, Yao, Gabry, 2024). k is Hill's estimate from the largest 3 sqrt(n) values.
+    """
+    values = values.double().reshape(values.shape[0], -1)
+    excess = (values - values.mean(0)).square()
+    few = (excess.amax(0) > 0.2 * excess.sum(0).clamp(min=1e-300)).any()
+    top = values.topk(min(len(values), math.ceil(3 * math.sqrt(len(values)))), 0).values.clamp(min=1e-300).log()
+    heavy = ((top - top[-1]).mean(0) > 0.5).any()
+    return bool(few | heavy) or not bool(values.isfinite().all())

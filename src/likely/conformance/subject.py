@@ -27,7 +27,7 @@ from likely.logprob import scoring
 from likely.noise import Noise
 from likely.registry import FAMILIES, build
 from likely.space import Integers, Reals, Rows, Space, Table
-from likely.verbs import ClosedForm, Joint, JointBound, Samples, Trainable, has, name_of, verbs
+from likely.verbs import ClosedForm, Joint, JointBound, Samples, Trainable, has, name_of, takes_y, verbs
 
 CHUNK = 1 << 15
 """Rows that go through a tiny model in one call."""
@@ -44,6 +44,7 @@ class Subject:
         self.model, self.seed = model, seed
         self.space: Space = model.space
         self.condition: Space | None = model.condition
+        self.takes_y = takes_y(model)
         self.verbs = verbs(model)
         self.copied = cache(self._copied)
         self.wide = cache(self._wide)
@@ -89,9 +90,12 @@ class Subject:
         return build(config, self.space, self.condition, seed=seed)
 
     def conditions(self) -> list[Any]:
-        """One-row conditions to ask for: every label (at most 10), and None where the model has a p(x)."""
+        """One-row conditions to ask for: every label (at most 10), and None where the model has a p(x).
+
+        None alone for a joint without p(x given y).
+        """
         condition = self.condition
-        if condition is None:
+        if condition is None or not self.takes_y:
             return [None]
         if isinstance(condition, Integers) and not condition.shape:
             found: list[Any] = [torch.tensor([label]) for label in range(min(condition.levels, 10))]
@@ -105,9 +109,9 @@ class Subject:
         return None if y is None else self.condition.take(y, torch.zeros(n, dtype=torch.int64))  # ty: ignore
 
     def some(self, n: int) -> tuple[Any, Any]:
-        """n rows all over the space, with a condition each (None without)."""
+        """n rows all over the space, with a condition each (None where verbs take none)."""
         x = inputs(self.space, n, self.seed)
-        return x, None if self.condition is None else inputs(self.condition, n, self.seed + 1)
+        return x, inputs(self.condition, n, self.seed + 1) if self.takes_y else None
 
     def data(self, n: int = 32) -> tuple[Any, Any]:
         """n structured rows to learn from: few prototypes, each near its label, so that there is something to learn."""
@@ -278,12 +282,14 @@ def inputs(space: Space, n: int, seed: int) -> Any:
 
 
 def perturb(model: nn.Module, seed: int) -> None:
-    """Move every parameter by noise of half its root mean square, and at least 0.1."""
+    """Move every parameter by noise of half its root mean square, at least 0.1: an update, with its `after_step`."""
     with torch.no_grad():
         for i, parameter in enumerate(p for p in model.parameters() if p.requires_grad and p.numel()):
             size = max(0.5 * float(parameter.square().mean().sqrt()), 0.1)
             step = Noise(seed + 100 + i, 1).normal(parameter.shape, dtype=torch.float64)[0]
             parameter.add_((size * step).to(parameter.dtype))
+    if hasattr(model, "after_step"):
+        model.after_step()  # ty: ignore
 
 
 def train(model: Any, x: Any, y: Any, steps: int, seed: int, *, prepare: bool = True) -> list[float]:

@@ -7,13 +7,12 @@ batch into slices, whatever their number.
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from likely.noise import Noise
+from likely.data.splits import drawn_order
 
 
 def batch_indices(n: int, batch: int, step: int, seed: int, *, rank: int = 0, world: int = 1) -> Tensor:
@@ -43,5 +42,4 @@ def batch_indices(n: int, batch: int, step: int, seed: int, *, rank: int = 0, wo
 @lru_cache(maxsize=4)
 def _order(n: int, epoch: int, seed: int) -> Tensor:
     """The permutation of 0 .. n-1 of one epoch. Its keys are apart from all draws that models make with this seed."""
-    apart = int.from_bytes(hashlib.sha256(f"order of rows, seed {seed}, epoch {epoch}".encode()).digest()[:8], "big")
-    return Noise(apart, n).uniform(dtype=torch.float64).argsort(stable=True)
+    return drawn_order(n, f"order of rows, seed {seed}, epoch {epoch}")

@@ -74,14 +74,17 @@ def from_arrays(
     split: Literal["content", "index", "order"] | None = None,
     valid: float = 0.1,
     test: float = 0.1,
+    labelled: int | None = None,
+    seed: int = 0,
 ) -> Data:
     """Data from arrays in memory: x with a leading batch axis (images are (n, C, H, W)), y (n,) labels or None.
 
     Without `space`, floats are `Reals` and integers `Integers`, with `levels` values (by default 256 for bytes, 2 when
-    none exceeds 1; for wider integers the largest value plus one). Raises `TypeError` or `ValueError` naming x or y.
+    none exceeds 1; for wider integers the largest value plus one). `labelled` training rows, drawn by `seed`, keep
+    their label where it is given; the others get -1. Raises `TypeError` or `ValueError` naming x or y.
     """
     found = Found({"train": x}, None if y is None else {"train": y}, space, classes, {"kind": "arrays"})
-    return assemble(found, name=name, levels=levels, split=split, valid=valid, test=test)
+    return assemble(found, name=name, levels=levels, split=split, valid=valid, test=test, labelled=labelled, seed=seed)
 
 
 def assemble(
@@ -93,6 +96,8 @@ def assemble(
     valid: float | None = None,
     test: float | None = None,
     limit: int | None = None,
+    labelled: int | None = None,
+    seed: int = 0,
 ) -> Data:
     """Check what a reader found, carve the splits it lacks off train, and write the record."""
     if (valid or 0) + (test or 0) >= 1 or min(valid or 0, test or 0) < 0:
@@ -109,6 +114,10 @@ def assemble(
         parts = {
             k: Split(space.take(s.x, slice(limit)), None if s.y is None else s.y[:limit]) for k, s in parts.items()
         }
+    told = {}
+    if labelled is not None:
+        y, told = _kept_labels(parts["train"].y, labelled, seed, name)
+        parts["train"] = Split(parts["train"].x, y)
     keys = {part: splits.content_keys(s.x) for part, s in parts.items()}
     record = {
         "name": name,
@@ -119,6 +128,7 @@ def assemble(
         "rows": {part: len(s) for part, s in parts.items()},
         "sha256": {part: splits.sha256_of(s.x, s.y) for part, s in parts.items()},
         "duplicates": splits.duplicates(keys),
+        **told,
     }
     condition = None if classes is None else Integers((), len(classes))
     return Data(name, space, **parts, condition=condition, classes=classes, record=record)
@@ -189,6 +199,23 @@ def _labels(found: Found, rows: dict[str, int], name: str) -> tuple[dict[str, Te
     if low < 0 or high >= len(classes):
         raise ValueError(f"{name}: y holds labels {low} .. {high}; accepts 0 .. {len(classes) - 1}")
     return (tensors, classes) if len(classes) > 1 else (None, None)
+
+
+def _kept_labels(y: Tensor | None, keep: int, seed: int, name: str) -> tuple[Tensor, dict[str, Any]]:
+    """y with -1 in all rows but `keep`, and the record of that: the first of every class in a drawn order, then the
+    second of every class, and so on."""
+    if y is None:
+        raise ValueError(f"labelled={keep} is not possible: {name} has no labels")
+    if not 1 <= keep <= len(y):
+        raise ValueError(f"labelled={keep} is not possible: {name} has {len(y)} training rows; accepts 1 .. {len(y)}")
+    order = splits.drawn_order(len(y), f"rows that keep their label, seed {seed}")
+    drawn = y[order]
+    turn = torch.zeros(len(y), dtype=torch.int64)  # how many rows of the same class come before
+    for label in drawn.unique():
+        turn[drawn == label] = torch.arange(int((drawn == label).sum()))
+    kept = order[turn.argsort(stable=True)[:keep]]
+    record = {"labelled": {"rows": keep, "seed": seed, "sha256": splits.sha256_of(kept.sort().values, None)}}
+    return torch.full_like(y, -1).index_put((kept,), y[kept]), record
 
 
 def _carve(

@@ -20,7 +20,7 @@ _OPTIONS = {
     "generated": ("rows", "seed"),
     "named": (),
 }
-_ALWAYS = ("source", "split", "valid", "test", "limit")
+_ALWAYS = ("source", "split", "valid", "test", "limit", "labelled")
 
 
 def load(source: str | Path | DataConfig = "digits", *, progress: Progress | None = None, **fields: Any) -> Data:
@@ -56,6 +56,8 @@ def load(source: str | Path | DataConfig = "digits", *, progress: Progress | Non
         valid=config.valid,
         test=config.test,
         limit=config.limit,
+        labelled=config.labelled,
+        seed=config.seed or 0,
     )
 
 
@@ -96,7 +98,8 @@ def _only(config: DataConfig, kind: str) -> None:
     """Refuse options that would silently do nothing."""
     for name in sorted(config.model_fields_set):
         default = DataConfig.model_fields[name].default
-        if name not in _ALWAYS and name not in _OPTIONS[kind] and getattr(config, name) != default:
+        used = (*_OPTIONS[kind], *_ALWAYS, *(("seed",) if config.labelled else ()))
+        if name not in used and getattr(config, name) != default:
             accepts = ", ".join((*_OPTIONS[kind], *_ALWAYS[1:]))
             raise ValueError(
                 f"{name}={getattr(config, name)!r} means nothing for {config.source!r} ({kind}); accepts {accepts}"

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from likely.noise import Noise
 from likely.space import Rows
 
 RULES = {
@@ -55,6 +56,12 @@ def content_keys(x: Any) -> np.ndarray:
         rows = np.ascontiguousarray(x.numpy()).reshape(x.shape[0], math.prod(x.shape[1:])).view(np.uint8)
     flat, width = rows.reshape(-1).data, rows.shape[1]
     return _words([hashlib.sha256(flat[i : i + width]).digest()[:8] for i in range(0, width * len(rows), width)])
+
+
+def drawn_order(n: int, what: str) -> Tensor:
+    """A permutation (n,) of 0 .. n-1 that depends on the text `what` alone."""
+    key = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big")
+    return Noise(key, n).uniform(dtype=torch.float64).argsort(stable=True)
 
 
 def duplicates(keys: dict[str, np.ndarray]) -> dict[str, int]:

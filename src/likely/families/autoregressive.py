@@ -22,7 +22,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from likely.config.autoregressive import Autoregressive
@@ -109,7 +108,8 @@ class AutoregressiveModel(nn.Module):
         """What the network sees of values (B, C, *sites): (B, C, *sites) scaled, or (B, C * levels, *sites)."""
         if self.config.inputs == "real":
             return self.space.centred(x, self.dtype)
-        return F.one_hot(x.long(), self.space.levels).movedim(-1, 2).flatten(1, 2).to(self.dtype)
+        levels = torch.arange(self.space.levels, device=x.device)
+        return (x[..., None] == levels).movedim(-1, 2).flatten(1, 2).to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,6 +9,7 @@ their degrees, so that a sampler can work out each unit once, when the last site
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,21 +24,31 @@ class MaskedCache:
 
     inputs: Tensor  # (B, sites * features)
     hidden: list[Tensor]  # one (B, width) a layer
-    classes: Tensor | None
+    classes: Tensor | None  # y
     known: int = 0  # sites seen
 
 
 class MaskedMLP(nn.Module):
     """(B, features, sites) to (B, outputs, sites) by `layers` hidden layers of `width` units.
 
-    With `classes` > 0 every hidden layer adds an embedding of the class.
+    With `classes` > 0 every hidden layer adds an embedding of y: of a label (B,) a learned vector, of real numbers
+    (B, classes) a linear map.
     """
 
     def __init__(
-        self, sites: int, features: int, outputs: int, width: int, layers: int, classes: int, residual: bool
+        self,
+        sites: int,
+        features: int,
+        outputs: int,
+        width: int,
+        layers: int,
+        classes: int,
+        residual: bool,
+        activation: Callable[[Tensor], Tensor] = F.silu,
     ) -> None:
         super().__init__()
         self.sites, self.features, self.outputs, self.residual = sites, features, outputs, residual
+        self.activation = activation
         sizes = [sites * features, *[width] * layers]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.head = nn.Linear(width, outputs * sites)
@@ -60,8 +71,8 @@ class MaskedMLP(nn.Module):
             mask = self.mask_in if number == 0 else self.mask_hidden
             u = F.linear(h, layer.weight * mask, layer.bias)
             if y is not None:
-                u = u + self.classes[number](y)
-            u = F.silu(u)
+                u = u + self._embedded(number, y, slice(None))
+            u = self.activation(u)
             u = F.dropout(u, dropout) if dropout else u
             h = h + u if self.residual and number else u
         out = F.linear(h, self.head.weight * self.mask_out, self.head.bias)
@@ -77,7 +88,7 @@ class MaskedMLP(nn.Module):
     def step(self, cache: MaskedCache, x_i: Tensor) -> Tensor | None:
         """Put in a site's features (B, features); the next site's outputs, None after the last."""
         at = cache.known * self.features
-        cache.inputs[:, at : at + self.features] = x_i
+        cache.inputs = _put(cache.inputs, at, x_i)
         cache.known += 1
         return None if cache.known == self.sites else self._outputs(cache, self.reach[cache.known - 1])
 
@@ -92,9 +103,23 @@ class MaskedMLP(nn.Module):
             for number, (layer, units) in enumerate(zip(self.hidden, cache.hidden, strict=True)):
                 u = F.linear(h, layer.weight[done:reach, : h.shape[1]], layer.bias[done:reach])
                 if cache.classes is not None:
-                    u = u + self.classes[number].weight[:, done:reach][cache.classes]
-                u = F.silu(u)
-                units[:, done:reach] = h[:, done:] + u if self.residual and number else u
-                h = units[:, :reach]
+                    u = u + self._embedded(number, cache.classes, slice(done, reach))
+                u = self.activation(u)
+                u = h[:, done:] + u if self.residual and number else u
+                cache.hidden[number] = _put(units, done, u)
+                h = cache.hidden[number][:, :reach]
         rows = slice(known * self.outputs, (known + 1) * self.outputs)
         return F.linear(cache.hidden[-1][:, :reach], self.head.weight[rows, :reach], self.head.bias[rows])
+
+    def _embedded(self, number: int, y: Tensor, units: slice) -> Tensor:
+        """What y adds to some units of a hidden layer, (B, units)."""
+        weight = self.classes[number].weight[:, units]
+        return weight[y] if y.ndim == 1 else y @ weight
+
+
+def _put(columns: Tensor, at: int, new: Tensor) -> Tensor:
+    """The columns with `new` from `at` on: in place, but where gradients need what stood there before."""
+    if torch.is_grad_enabled():
+        return torch.cat([columns[:, :at], new], 1)
+    columns[:, at : at + new.shape[1]] = new
+    return columns

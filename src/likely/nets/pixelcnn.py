@@ -126,7 +126,7 @@ class PixelCNN(nn.Module):
         self.head = nn.Conv2d(width, outputs, 1)
 
     def forward(self, x: Tensor, y: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-        v = h = x.contiguous(memory_format=torch.channels_last)  # a quarter faster than (B, C, H, W) on a CPU
+        v = h = x.movedim(1, 3).contiguous().movedim(3, 1)  # channels last: a quarter faster on a CPU
         for layer in self.layers:
             v_next, h_next = layer(v, h, y, dropout)
             joined = self.residual and not layer.first

@@ -11,13 +11,14 @@ don't know?", Nalisnick et al., 2019): p = 2 min(low, high), which is super-unif
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from likely.logprob import LogProb, Posterior, log_posterior, log_prob
+from likely.logprob import LogProb, Posterior, log_joint
+from likely.tasks.conformal import conformal
 from likely.verbs import Joint, JointBound, require
 
 
@@ -44,6 +45,13 @@ class Decisions:
     def label(self) -> Tensor:
         """The class of each row, -1 where none is given; (n,)."""
         return self.posterior.label.where(~(self.novel | self.unsure), -1)
+
+    def take(self, index: slice | Tensor) -> Decisions:
+        """The decisions on some of the rows."""
+        rows = (self.log_prob.nats, self.p_value, self.p_sure, self.novel, self.unsure)
+        nats, *rest = (each[index] for each in rows)
+        posterior = Posterior(self.posterior.nats[index], self.posterior.kind)
+        return Decisions(posterior, replace(self.log_prob, nats=nats), *rest, self.classes)
 
     def verdict(self, i: int) -> str:
         """The verdict on row i as a sentence."""
@@ -106,17 +114,10 @@ def decide(
     classes = classes or tuple(str(c) for c in range(model.condition.levels))
     if len(classes) != model.condition.levels:
         raise ValueError(f"classes has {len(classes)} names; the model has {model.condition.levels} classes")
-    calibration = log_prob(model, held_out, k=k, seed=seed, progress=progress).nats
-    sureness = log_posterior(model, held_out, k, seed=seed).log_odds
-    reading = log_prob(model, x, k=k, seed=seed)
-    posterior = log_posterior(model, x, k, seed=seed)
+    known, known_posterior = log_joint(model, held_out, k, seed=seed, progress=progress)
+    calibration, sureness = known.nats, known_posterior.log_odds
+    reading, posterior = log_joint(model, x, k, seed=seed)
     low, high = conformal(reading.nats, calibration), conformal(-reading.nats, -calibration)
     p_value = (2 * torch.minimum(low, high)).clamp(max=1)
     p_sure = conformal(posterior.log_odds, sureness)
     return Decisions(posterior, reading, p_value, p_sure, p_value <= novelty, p_sure <= unsure, classes)
-
-
-def conformal(score: Tensor, held_out: Tensor) -> Tensor:
-    """p-values (1 + #{held-out <= score}) / (n + 1): small where a score is lower than the held-out ones; (m,)."""
-    ordered = held_out.sort().values
-    return (1 + torch.searchsorted(ordered, score, right=True)).double() / (len(ordered) + 1)

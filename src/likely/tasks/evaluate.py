@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from likely.logprob import Kind, LogProb, Posterior, log_posterior, log_prob
+from likely.logprob import Kind, LogProb, Posterior, log_joint, log_prob
 from likely.space import Integers, Table
 from likely.verbs import Joint, JointBound, has
 
@@ -98,24 +97,16 @@ def evaluate(
         raise ValueError("data is empty; accepts at least one row")
     joint = has(model, Joint) or has(model, JointBound)
     given = model.condition is not None and not joint
-    reading = log_prob(model, x, data.y if given else None, k, seed=seed, progress=progress)
     if not joint or data.y is None:
-        return Evaluation(reading, given)
+        return Evaluation(log_prob(model, x, data.y if given else None, k, seed=seed, progress=progress), given)
     y = model.condition.check(data.y, "data.y").long()
-    return Evaluation(reading, given, log_posterior(model, x, k, seed=seed, progress=progress), y)
+    reading, posterior = log_joint(model, x, k, seed=seed, progress=progress)
+    return Evaluation(reading, given, posterior, y)
 
 
 def _finite(value: float | None) -> float | None:
     """JSON has no NaN and no infinity."""
     return None if value is None or not math.isfinite(value) else value
-
-
-def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Probability that an inside score beats an outside one, ties counting half; 0 .. 1."""
-    from sklearn.metrics import roc_auc_score
-
-    truth = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))])
-    return float(roc_auc_score(truth.numpy(), torch.cat([inside, outside]).numpy()))
 
 
 def kept_accuracy(trust: Tensor, right: Tensor, keep: int) -> float:

@@ -10,13 +10,17 @@ from torch import nn
 
 from likely.config.recipe import Recipe, parse
 from likely.data import Data, load
-from likely.registry import build, configure
+from likely.registry import build, config_class, configure
 from likely.train import FitResult, Ledger, fit
+
+
+class Stopped(Exception):
+    """Training was ended by a signal, whose number is the argument; what was reached is in the run folder."""
 
 
 def model_of(recipe: Recipe, data: Data) -> nn.Module:
     """The untrained model of a recipe; raises `ValueError` where labels are needed and the data have none."""
-    conditional = recipe.conditional or recipe.family == "joint"
+    conditional = recipe.conditional or config_class(recipe.family).learns_labels
     if conditional and data.condition is None:
         raise ValueError(f"data {data.name} has no labels; p(x given y) and p(x, y) are learned from labels")
     config = configure(recipe.family, recipe.preset, **recipe.model)

@@ -99,7 +99,7 @@ def _rows(x: Any, space: Space) -> list[list[Any]]:
     return table
 
 
-def _figure(width: float, height: float) -> Any:
+def blank_figure(width: float, height: float) -> Any:
     """A figure of our own, drawn off screen and without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -109,7 +109,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _plain(axes: Any, xlabel: str = "", ylabel: str = "") -> Any:
+def plain_axes(axes: Any, xlabel: str = "", ylabel: str = "") -> Any:
     """Axes without a box, in our ink."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
@@ -120,23 +120,46 @@ def _plain(axes: Any, xlabel: str = "", ylabel: str = "") -> Any:
 
 def scatter(x: Tensor) -> Any:
     """A figure of points in the plane."""
-    figure = _figure(5, 5)
-    axes = _plain(figure.add_subplot())
+    figure = blank_figure(5, 5)
+    axes = plain_axes(figure.add_subplot())
     axes.scatter(x[:, 0], x[:, 1], s=6, color=BLUE, alpha=0.6, linewidths=0)
     axes.set_aspect("equal")
     return figure
 
 
+def densities(rows: dict[str, dict[str, Any]], half_width: dict[str, float], cells: int = 100) -> Any:
+    """Densities in the plane side by side: for each row, titles with functions from points (n, 2) to nats (n,).
+
+    Within a row all share the scale of the first.
+    """
+    wide = max(map(len, rows.values()))
+    figure = blank_figure(2.1 * wide, 2.25 * len(rows))
+    grid = figure.subplots(len(rows), wide, squeeze=False)
+    for i, (line, (name, columns)) in enumerate(zip(grid, rows.items(), strict=True)):
+        side = half_width[name]
+        axis = (torch.arange(cells, dtype=torch.float64) + 0.5) * (2 * side / cells) - side
+        points, top = torch.cartesian_prod(axis, axis), None
+        for axes, (title, log_p) in zip(line, columns.items(), strict=True):
+            p = log_p(points).exp().reshape(cells, cells).T
+            top = float(p.quantile(0.999)) if top is None else top
+            axes.imshow(p, origin="lower", extent=(-side, side, -side, side), cmap="viridis", vmin=0, vmax=top)
+            axes.set_title(title if i == 0 else "", color=INK, fontsize=10)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        line[0].set_ylabel(name, color=INK)
+    return figure
+
+
 def turned_figure(r: dict[str, Any]) -> Any:
     """The tour's third point from its figures: bits of p(x) upright and turned, and who is right in what is kept."""
-    figure = _figure(10.4, 3.4)
+    figure = blank_figure(10.4, 3.4)
     left, right = figure.subplots(1, 2)
-    _plain(left, "bits per dimension of p(x)", "digits")
+    plain_axes(left, "bits per dimension of p(x)", "digits")
     bins = np.linspace(min(r["bits_upright"]), max(r["bits_turned"]), 41)
     for name, colour in (("upright", BLUE), ("turned", ORANGE)):
         label = "upright" if name == "upright" else "turned by 90°"
         left.hist(r[f"bits_{name}"], bins, color=colour, alpha=0.65, label=label)
-    _plain(right, "share of the pool kept, the most trusted first", "right among the kept")
+    plain_axes(right, "share of the pool kept, the most trusted first", "right among the kept")
     lines = (("px", "trust p(x)", BLUE), ("py", "trust max p(y | x)", ORANGE), ("softmax", "trust a softmax", GREY))
     for key, label, colour in lines:
         right.plot(r["shares"], r["curves"][key], color=colour, label=label, linewidth=2)

@@ -23,15 +23,11 @@ from likely.noise import Noise
 from likely.space import Integers
 from likely.tasks.codecs import codec_bits
 from likely.tasks.decide import Decisions, decide
-from likely.tasks.evaluate import auroc, evaluate, kept_accuracy
-from likely.tasks.learn import learn
+from likely.tasks.evaluate import evaluate, kept_accuracy
+from likely.tasks.learn import Stopped, learn
+from likely.tasks.metrics import auroc
 from likely.tasks.samples import digest, proof_seed_of
 from likely.train import Ledger
-
-
-class Stopped(Exception):
-    """Training was ended by a signal, whose number is the argument; what was reached is in the run folder."""
-
 
 GALLERY = 6
 """Single pictures shown of each sort: upright and turned."""

@@ -9,33 +9,8 @@ from typing import Any
 import torch
 
 from likely.space import Integers
+from likely.tasks.page import page
 from likely.tasks.pictures import picture, png_uri, svg, turned_figure
-
-_STYLE = """
-:root { --ink:#1d2733; --soft:#5b6672; --paper:#fbfaf7; --card:#ffffff; --line:#e3e0d8; --good:#2b6cb0; --bad:#c2410c }
-@media (prefers-color-scheme: dark) { :root { --ink:#e8eaed; --soft:#a3adb8; --paper:#14181d; --card:#1d232a;
-  --line:#313a44; --good:#7db3ee; --bad:#f0955c } }
-* { box-sizing:border-box } body { margin:0; background:var(--paper); color:var(--ink);
-  font:17px/1.6 Charter,Georgia,serif }
-main { max-width:860px; margin:0 auto; padding:48px 20px 96px }
-h1 { font-size:2.3rem; line-height:1.15; margin:0 0 .3em }
-h2 { font-size:1.35rem; margin:2.6em 0 .4em } p { margin:.6em 0 } .lead { font-size:1.15rem; color:var(--soft) }
-figure { margin:1.2em 0; background:#fff; border:1px solid var(--line); border-radius:10px; padding:12px }
-figure svg { width:100%; height:auto; display:block } figcaption, .note { color:var(--soft); font-size:.88rem }
-.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:12px; margin:1.2em 0 }
-.tile { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:14px 16px }
-.tile b { display:block; font-size:1.7rem; line-height:1.2; font-variant-numeric:tabular-nums }
-.tile span { color:var(--soft); font-size:.85rem }
-.digits { display:grid; grid-template-columns:repeat(8,1fr); gap:8px; max-width:560px }
-.digits div { text-align:center; font-size:.8rem; color:var(--soft) }
-img { width:100%; image-rendering:pixelated; border-radius:6px; border:1px solid var(--line); display:block }
-.gallery { display:grid; grid-template-columns:repeat(auto-fill,minmax(190px,1fr)); gap:12px }
-.gallery .tile img { width:96px; margin-bottom:8px } .good { color:var(--good) } .bad { color:var(--bad) }
-table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
-td,th { text-align:left; padding:6px 10px; border-bottom:1px solid var(--line) }
-td:not(:first-child),th:not(:first-child) { text-align:right }
-code { font:.9em ui-monospace,Menlo,monospace; overflow-wrap:anywhere }
-"""
 
 
 def tour_page(record: dict[str, Any], space: Integers) -> str:
@@ -55,10 +30,7 @@ def tour_page(record: dict[str, Any], space: Integers) -> str:
         f'<div class="{"bad" if shown["verdict"] == "novel" else "good"}">{escape(shown["sentence"])}</div></div>'
         for shown in r["gallery"]
     )
-    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>likely: the tour</title>
-<style>{_STYLE}</style></head><body><main>
-<h1>A model you can ask things</h1>
+    body = f"""<h1>A model you can ask things</h1>
 <p class="lead">A classifier knows p(y | x) and stays certain on nonsense. A joint model, p(x, y) = p(y | x) p(x), also
 knows p(x): it can tell when it has seen nothing of the kind. Here both learned 1,000 handwritten digits, in
 {r["train_seconds"]:.0f} seconds.</p>
@@ -97,9 +69,8 @@ p-value against the 350 held-out digits, which calls at most one in twenty like 
 <div class="gallery">{gallery}</div>
 
 <p class="note">Every number on this page is read from the ledger of the run, <code>{escape(r["run"])}</code>;
-{r["parameters"]:,} parameters; {r["seconds"]:.0f} seconds in all.</p>
-</main></body></html>
-"""
+{r["parameters"]:,} parameters; {r["seconds"]:.0f} seconds in all.</p>"""
+    return page("likely: the tour", body)
 
 
 def _uri(pixels: Any, space: Integers) -> str:

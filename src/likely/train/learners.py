@@ -22,11 +22,11 @@ from likely.config.train import TrainConfig
 from likely.data.batches import batch_indices
 from likely.logprob import check_condition
 from likely.noise import Noise
-from likely.space import Space
+from likely.space import Integers, Space
 from likely.train.checkpoint import load_weights
 from likely.train.ema import Average
 from likely.train.parallel import Loss, Team
-from likely.verbs import ClosedForm, has
+from likely.verbs import ClosedForm, has, name_of
 
 
 class NotFinite(FloatingPointError):
@@ -63,7 +63,7 @@ class Batches:
         self.n = self.space.len(self.x)
         if self.n == 0:
             raise ValueError(f"{name} has no rows")
-        self.y = check_condition(model, split.y if self.condition is not None else None, self.n)
+        self.y = _conditions(model, split.y if self.condition is not None else None, self.n, name)
         self.device = device
 
     def take(self, index: Tensor | slice) -> tuple[Any, Any]:
@@ -72,6 +72,19 @@ class Batches:
         if self.y is None or self.condition is None:
             return x, None
         return x, self.condition.to(self.condition.take(self.y, index), self.device)
+
+
+def _conditions(model: Any, y: Any, n: int, name: str) -> Any:
+    """y as checked values to learn from. Labels may be -1, unknown, in training, for models that can use such rows."""
+    missing = y == -1 if isinstance(y, Tensor) and isinstance(model.condition, Integers) else None
+    if missing is None or not missing.any():
+        return check_condition(model, y, n, learning=True)
+    if name != "data.train" or not getattr(model, "unlabelled", False):
+        raise ValueError(
+            f"{name}.y is -1, no label, in {int(missing.sum())} of {n} rows, which {name_of(model)} cannot use there; "
+            "accepts -1 in training rows, for joints p(x, y) that learn by gradient"
+        )
+    return check_condition(model, y.masked_fill(missing, 0), n, learning=True).masked_fill(missing, -1)
 
 
 def learner(model: nn.Module, batches: Batches, config: TrainConfig, team: Team) -> Gradient | Closed:

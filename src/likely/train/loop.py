@@ -127,6 +127,9 @@ class _Fit:
         self.asked, self.found, self.stack = asked, found, stack
         if getattr(data, "space", model.space) != model.space:
             raise ValueError(f"data is {data.space}, the model is about {model.space}")
+        labels = getattr(data, "condition", None)
+        if model.condition is not None and labels is not None and labels != model.condition:
+            raise ValueError(f"data has labels {labels}, the model is about labels {model.condition}")
         self.batches = Batches(model, data.train, device)
         self.valid = valid_rows(model, data, config, device)
         every = config.valid_every

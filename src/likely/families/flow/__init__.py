@@ -1,11 +1,13 @@
 """Flows: log p(x) = log p(z) + log |det dz/dx| with z = f(x) invertible. Exact over reals, a bound over integers.
 
-`transforms` are the invertible maps, each with its own inverse and log-determinant; `conditioner` is the network
-inside a coupling; `model` puts them in the order of RealNVP or Glow; `dequantise` carries any exact density of the
-reals over to integers.
+`transforms` are the invertible maps, each with its own inverse and log-determinant, `spline` and `masked` those of
+neural spline flows and masked autoregressive flow; `conditioner` is the network inside a coupling; `model` puts them
+in order; `dequantise` carries any exact density of the reals over to integers.
 
 "Density estimation using Real NVP" (Dinh, Sohl-Dickstein, Bengio, 2017); "Glow: Generative Flow with Invertible 1x1
-Convolutions" (Kingma, Dhariwal, 2018); "Flow++" (Ho, Chen, Srinivas, Duan, Abbeel, 2019).
+Convolutions" (Kingma, Dhariwal, 2018); "Flow++" (Ho, Chen, Srinivas, Duan, Abbeel, 2019); "Neural spline flows"
+(Durkan, Bekasov, Murray, Papamakarios, 2019); "Masked autoregressive flow for density estimation" (Papamakarios,
+Pavlakou, Murray, 2017).
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ def _tiny(**fields: Any) -> FlowConfig:
 
 
 _GLOW = {"architecture": "glow", "mixing": "linear"}
+_SPLINE = {"coupling": "spline", "bins": 4}
+_MASKED = {"architecture": "autoregressive"}
 _TWO, _BITS = Reals((2,)), Integers((2,), 4)
 _IMAGE, _GREYS, _LABEL = Reals((1, 2, 2)), Integers((1, 2, 2), 3), Integers((), 2)
 
@@ -59,9 +63,20 @@ TINY: dict[str, Tiny] = {
     "glow, labels in the couplings": Tiny(_tiny(**_GLOW, conditioning="coupling"), _TWO, _LABEL),
     "glow, image": Tiny(_tiny(**_GLOW), _IMAGE),
     "glow, odd image": Tiny(_tiny(**_GLOW), Reals((2, 1, 2))),
+    "spline": Tiny(_tiny(**_SPLINE), _TWO),
+    "spline, vector condition": Tiny(_tiny(**_SPLINE, mixing="linear"), _TWO, Reals((2,))),
+    "spline, image": Tiny(_tiny(**_SPLINE, **_GLOW), _IMAGE),
+    "maf": Tiny(_tiny(**_MASKED, depth=3), Reals((3,))),
+    "maf, labels": Tiny(_tiny(**_MASKED, mixing="permutation"), _TWO, _LABEL),
+    "maf, shifts alone": Tiny(_tiny(**_MASKED, coupling="additive"), _TWO),
+    "autoregressive splines": Tiny(_tiny(**_MASKED, **_SPLINE), _TWO),
+    "autoregressive splines, one dimension": Tiny(_tiny(**_MASKED, **_SPLINE), Reals((1,))),
+    "autoregressive splines, vector condition": Tiny(_tiny(**_MASKED, **_SPLINE), _TWO, Reals((2,))),
     "dequantised": Tiny(_tiny(), _BITS),
     "dequantised, logit": Tiny(_tiny(squash="logit"), _BITS),
     "dequantised, labels": Tiny(_tiny(**_GLOW), _BITS, _LABEL),
+    "dequantised, spline": Tiny(_tiny(**_SPLINE), _BITS),
+    "dequantised, autoregressive splines": Tiny(_tiny(**_MASKED, **_SPLINE), _BITS, _LABEL),
     "dequantised, variational": Tiny(_tiny(dequantisation="variational"), _BITS),
     "dequantised, image": Tiny(_tiny(**_GLOW), _GREYS),
     "dequantised, variational image": Tiny(_tiny(**_GLOW, dequantisation="variational"), _GREYS, _LABEL),

@@ -88,7 +88,7 @@ def context_size(condition: Space | None) -> int:
 
 
 def as_context(condition: Space | None, y: Tensor | None, dtype: torch.dtype, *, image: bool) -> Tensor | None:
-    """y as numbers (B, F), or (B, F, 1, 1) beside images; labels are one-hot. `ValueError` where y is wanting."""
+    """y as numbers (B, F), or (B, F, 1, 1) beside images; labels are one-hot. A y that is wanting is a `ValueError`."""
     if condition is None:
         return None
     if y is None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from likely.families.flow.transforms import ActNorm
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "silu": F.silu}
 
 
 class Conditioner(nn.Module):

@@ -211,6 +211,7 @@ class _Dequantised(nn.Module, ABC):
         super().__init__()
         self.flow, self.space, self.condition, self.config = flow, space, flow.condition, config
         self.noise, self.cells = noise, cells
+        self.gradient_in_expectation = getattr(flow, "gradient_in_expectation", False)  # see `likely.verbs.Trainable`
 
     @property
     def surrogate(self) -> bool:

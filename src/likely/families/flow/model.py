@@ -1,18 +1,21 @@
-"""RealNVP and Glow: which transforms stand in which order, and the density that they make."""
+"""RealNVP, Glow, spline and autoregressive flows: which transforms stand in which order, and the density of it."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from likely.config.flow import Flow as FlowConfig
 from likely.families.flow.base import FlowModel, context_size, log_normal
-from likely.families.flow.conditioner import Conditioner
+from likely.families.flow.conditioner import ACTIVATIONS, Conditioner
+from likely.families.flow.masked import Affine, MaskedAutoregressive, Shift
 from likely.families.flow.multiscale import Level, pyramid, with_features
+from likely.families.flow.spline import Spline, SplineCoupling
 from likely.families.flow.transforms import (
     ActNorm,
     AdditiveCoupling,
     AffineCoupling,
     Chain,
+    Elementwise,
     GaussianSplit,
     LearnedNormal,
     Linear,
@@ -21,6 +24,7 @@ from likely.families.flow.transforms import (
     Standardise,
     Transform,
 )
+from likely.nets.masked import MaskedMLP
 from likely.noise import Noise
 from likely.space import Reals, Space
 
@@ -28,9 +32,9 @@ from likely.space import Reals, Space
 class Flow(FlowModel):
     """A normalised, invertible density over `Reals`.
 
-    Three axes (C, H, W) are an image unless `config.levels` is 0, all other shapes a vector; so is an image of one
-    channel whose height or width is odd, for nothing in it can be coupled. y is a label or a real vector. Verbs:
-    Trainable, Samples, Exact, Invertible (z is flat, (B, D)).
+    Three axes (C, H, W) are an image unless `config.levels` is 0 or the architecture autoregressive, all other shapes
+    a vector; so is an image of one channel whose height or width is odd, for nothing in it can be coupled. y is a
+    label or a real vector. Verbs: Trainable, Samples, Exact, Invertible (z is flat, (B, D)).
     """
 
     def __init__(self, config: FlowConfig, space: Reals, condition: Space | None = None) -> None:
@@ -51,18 +55,28 @@ class Flow(FlowModel):
 
     def loss_and_features(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> tuple[Tensor, list[Tensor]]:
         """`loss` and `features` in one pass."""
+        log_prob, features = self.log_prob_and_features(x, y)
+        return -log_prob.mean(), features
+
+    def log_prob_and_features(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """`log_prob` and `features` in one pass."""
         (z, log_det), seen = with_features(self, lambda: self._forward(x, y))
-        return -(log_det + log_normal(z)).mean(), seen or [z]
+        return log_det + log_normal(z), seen or [z]
 
 
 def is_image(config: FlowConfig, shape: tuple[int, ...]) -> bool:
     """Whether convolutions see this shape, or it is taken as a vector."""
+    if config.architecture == "autoregressive":
+        return False
     return len(shape) == 3 and config.levels > 0 and (shape[0] > 1 or not (shape[1] % 2 or shape[2] % 2))
 
 
 def vectors(config: FlowConfig, dims: int, context: int) -> Transform:
     """The flow of a vector: (B, D) to (B, D). One dimension has nothing to couple: it is scaled and shifted."""
-    steps = [part for _ in range(config.depth) for part in step(config, dims, context)] if dims > 1 else []
+    if config.architecture == "autoregressive":
+        steps = [part for _ in range(config.depth) for part in autoregressive_step(config, dims, context)]
+    else:
+        steps = [part for _ in range(config.depth) for part in step(config, dims, context)] if dims > 1 else []
     return Chain([Standardise(dims), *steps, *prior(config, (dims,), context)])
 
 
@@ -94,10 +108,11 @@ def images(config: FlowConfig, shape: tuple[int, ...], context: int) -> Transfor
 def step(config: FlowConfig, channels: int, context: int, *, image: bool = False) -> list[Transform]:
     """One coupling with what goes before or after it."""
     kept, glow = channels // 2, config.architecture == "glow"
+    spline = Spline(config.bins, config.bound) if config.coupling == "spline" else None
     affine = config.coupling == "affine"
     net = Conditioner(
         kept,
-        (channels - kept) * (2 if affine else 1),
+        (channels - kept) * (spline.parameters if spline else 2 if affine else 1),
         width=config.width,
         hidden=2 if image else config.hidden,
         activation=config.activation,
@@ -105,9 +120,33 @@ def step(config: FlowConfig, channels: int, context: int, *, image: bool = False
         image=image,
         norm=image and glow,
     )
-    coupling = AffineCoupling(kept, net) if affine else AdditiveCoupling(kept, net)
+    coupling: Transform = AffineCoupling(kept, net) if affine else AdditiveCoupling(kept, net)
+    if spline:
+        coupling = SplineCoupling(kept, net, spline)
     between = mixing(config, channels)
     return [ActNorm(channels), between, coupling] if glow else [coupling, between]
+
+
+def autoregressive_step(config: FlowConfig, dims: int, context: int) -> list[Transform]:
+    """One masked autoregressive transform, the identity at the start, with what goes after it."""
+    each: Elementwise = Affine() if config.coupling == "affine" else Shift()
+    if config.coupling == "spline":
+        each = Spline(config.bins, config.bound)
+    net = MaskedMLP(
+        dims,
+        features=1,
+        outputs=each.parameters,
+        width=config.width,
+        layers=config.hidden,
+        classes=context if config.conditioning != "prior" else 0,
+        residual=False,
+        activation=ACTIVATIONS[config.activation],
+    )
+    nn.init.zeros_(net.head.weight)
+    nn.init.zeros_(net.head.bias)
+    if dims == 1:  # nothing stands before the only dimension: a weight on it would never get a gradient
+        net.hidden[0].weight.requires_grad_(False)  # ty: ignore
+    return [MaskedAutoregressive(net, each), mixing(config, dims)]
 
 
 def mixing(config: FlowConfig, channels: int) -> Transform:

@@ -44,6 +44,23 @@ class Transform(nn.Module, ABC):
         """x and log |det dx/dz|."""
 
 
+class Elementwise(ABC):
+    """A monotone map of every number of x by numbers of its own. Abstract; theta is (parameters, *x.shape).
+
+    At theta = 0 it is the identity.
+    """
+
+    parameters: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, theta: Tensor) -> Answer:
+        """z and log dz/dx of every number, both shaped as x."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, theta: Tensor) -> Answer:
+        """x and log dx/dz of every number, both shaped as z."""
+
+
 class DataStart(Transform, ABC):
     """A transform that takes its first values from the first data it sees, once. Abstract.
 

@@ -12,6 +12,7 @@ estimate. Parts that are merely `Bounded` are refused: a log-sum-exp of noisy bo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from likely.space import Integers, Reals, Space
 from likely.verbs import ClosedForm, Exact, Trainable, Weighted, has, name_of
 
 
-class _ClassConditional(nn.Module):
+class _ClassConditional(nn.Module, ABC):
     """p(y) and p(x given y). Abstract; made by `ClassConditional`, which picks the class that keeps its promises."""
 
     def __init__(self, parts: Sequence[nn.Module], condition: Integers, config: JointConfig | None) -> None:
@@ -39,8 +40,10 @@ class _ClassConditional(nn.Module):
         """Starts p(y) at the class frequencies (one more of each), and the parts at their data-dependent start."""
         y = _labelled(y)
         with torch.no_grad():
-            count = torch.bincount(y, minlength=self.condition.levels).to(self.logits) + 1
+            count = torch.bincount(y[y >= 0], minlength=self.condition.levels).to(self.logits) + 1
             self.logits.copy_((count / count.sum()).log())
+        if self._shared:  # a start only sets scales: rows without a label go in as of any class
+            y = torch.where(y < 0, torch.arange(len(y), device=y.device) % self.condition.levels, y)
         for label, part in enumerate(self.parts):
             if hasattr(part, "prepare"):
                 rows = torch.arange(len(y)) if self._shared else (y == label).nonzero()[:, 0]
@@ -69,6 +72,10 @@ class _ClassConditional(nn.Module):
     def _shared(self) -> bool:
         """Whether one conditional model serves all classes."""
         return self.parts[0].condition is not None
+
+    @abstractmethod
+    def _marginal(self, x: Any, noise: Noise) -> Tensor:
+        """log p(x) or its log-weight, with gradients; (B,) nats."""
 
     def _log_prior(self) -> Tensor:
         return self.logits.log_softmax(0)
@@ -100,6 +107,9 @@ class _ClassConditional(nn.Module):
 class _Density(_ClassConditional):
     """Over `Exact` parts: `Exact` and `Joint`."""
 
+    def _marginal(self, x: Any, noise: Noise) -> Tensor:
+        return self.log_prob(x)
+
     def log_prob(self, x: Any, y: Any = None) -> Tensor:
         """log p(x), or log p(x given y); (B,) nats."""
         return self._every("log_prob", x).logsumexp(1) if y is None else self._given("log_prob", x, y)
@@ -108,15 +118,37 @@ class _Density(_ClassConditional):
         """log p(y given x) for every y; (B, K) nats."""
         return self._every("log_prob", x).log_softmax(1)
 
+    def log_joint(self, x: Any, *, noise: Noise) -> tuple[Tensor, Tensor]:
+        """`log_prob` of x and `log_posterior` in one pass: (B,) and (B, K)."""
+        every = self._every("log_prob", x)
+        return every.logsumexp(1), every.log_softmax(1)
+
 
 class _ByGradient(_ClassConditional):
-    """Over `Trainable` parts: trained on -log p(x, y)."""
+    """Over `Trainable` parts: trained on -log p(x, y), and on -log p(x) where y is -1. Abstract."""
 
     players = ("model",)
+    unlabelled = True
 
     def loss(self, x: Any, y: Any = None, *, player: str = "model", noise: Noise) -> Tensor:
-        """Mean of -log p(y) - log p(x given y) (or the part's own loss for the latter), nats per row."""
+        """Mean of -log p(y) - log p(x given y) (or the part's own loss for the latter), nats per row.
+
+        A row without a label, y = -1, has -log p(x), or its bound by the weights, in that place.
+        """
         y = _labelled(y)
+        known, missing = (y >= 0).nonzero()[:, 0], (y < 0).nonzero()[:, 0]
+        loss = self._log_prior().new_zeros(())
+        if len(missing):
+            marginal = self._marginal(self.space.take(x, missing), noise.at(missing))
+            loss = loss - len(missing) / len(y) * marginal.mean()
+            if not len(known):
+                return loss
+            x, y, noise = self.space.take(x, known), y[known], noise.at(known)
+        share = len(known) / (len(known) + len(missing))
+        return loss + share * self._loss(x, y, player, noise)
+
+    def _loss(self, x: Any, y: Tensor, player: str, noise: Noise) -> Tensor:
+        """The loss of rows that all have labels."""
         loss = -self._log_prior()[y].mean()
         if self._shared:
             return loss + self.parts[0].loss(x, y, player=player, noise=noise)
@@ -160,6 +192,9 @@ class ClosedFormJoint(_Density):
 class BoundJoint(_ByGradient):
     """Over `Weighted` parts: `Weighted`, `Bounded` and `JointBound`."""
 
+    def _marginal(self, x: Any, noise: Noise) -> Tensor:
+        return self.log_weight(x, noise=noise)
+
     def log_weight(self, x: Any, y: Any = None, *, noise: Noise) -> Tensor:
         """log sum_y p(y) w_y, whose exponential has expectation p(x), or log w_y for a given y; (B * k,) nats."""
         return self._every("log_weight", x, noise).logsumexp(1) if y is None else self._given("log_weight", x, y, noise)
@@ -171,6 +206,11 @@ class BoundJoint(_ByGradient):
     def log_joint_bound(self, x: Any, *, noise: Noise) -> Tensor:
         """log p(y) + log w_y for every y; (B * k, K) nats."""
         return self._every("log_weight", x, noise)
+
+    def log_joint(self, x: Any, *, noise: Noise) -> tuple[Tensor, Tensor]:
+        """`log_weight` of x and `log_joint_bound` in one pass: (B * k,) and (B * k, K)."""
+        every = self._every("log_weight", x, noise)
+        return every.logsumexp(1), every
 
 
 def ClassConditional(
