@@ -66,9 +66,12 @@ class Flow(FlowModel):
 
 def is_image(config: FlowConfig, shape: tuple[int, ...]) -> bool:
     """Whether convolutions see this shape, or it is taken as a vector."""
-    if config.architecture == "autoregressive":
-        return False
-    return len(shape) == 3 and config.levels > 0 and (shape[0] > 1 or not (shape[1] % 2 or shape[2] % 2))
+    return config.architecture != "autoregressive" and has_channels(shape, config.levels)
+
+
+def has_channels(shape: tuple[int, ...], levels: int) -> bool:
+    """Whether a `pyramid` of so many levels finds channels to couple: not in an odd image of one channel."""
+    return len(shape) == 3 and levels > 0 and (shape[0] > 1 or not (shape[1] % 2 or shape[2] % 2))
 
 
 def vectors(config: FlowConfig, dims: int, context: int) -> Transform:
