@@ -36,7 +36,7 @@ from likely.config.integer_flow import IntegerFlow as IntegerFlowConfig
 from likely.families import Tiny
 from likely.families.flow.base import as_context, context_size
 from likely.families.flow.conditioner import Conditioner
-from likely.families.flow.model import is_image, mixing
+from likely.families.flow.model import has_channels, mixing
 from likely.families.flow.multiscale import Multiscale, pyramid, with_features
 from likely.families.flow.transforms import Answer, Chain, Transform, Volume, no_change
 from likely.noise import Noise
@@ -151,7 +151,7 @@ class IntegerFlow(nn.Module):
         context = context_size(condition)
         inside = 0 if config.conditioning == "prior" else context
         outside = 0 if config.conditioning == "coupling" else context
-        if is_image(config.levels, space.shape):
+        if has_channels(space.shape, config.levels):
             self.shape = space.shape
             self.trunk = pyramid(self.shape, config.levels, lambda level: self._steps(level.shape[0], inside, True))
         else:

@@ -39,7 +39,7 @@ class Flow(FlowModel):
 
     def __init__(self, config: FlowConfig, space: Reals, condition: Space | None = None) -> None:
         context = context_size(condition)
-        if config.architecture != "autoregressive" and is_image(config.levels, space.shape):
+        if is_image(config, space.shape):
             super().__init__(config, space, condition, space.shape, images(config, space.shape, context))
         else:
             super().__init__(config, space, condition, (space.dims,), vectors(config, space.dims, context))
@@ -64,8 +64,13 @@ class Flow(FlowModel):
         return log_det + log_normal(z), seen or [z]
 
 
-def is_image(levels: int, shape: tuple[int, ...]) -> bool:
+def is_image(config: FlowConfig, shape: tuple[int, ...]) -> bool:
     """Whether convolutions see this shape, or it is taken as a vector."""
+    return config.architecture != "autoregressive" and has_channels(shape, config.levels)
+
+
+def has_channels(shape: tuple[int, ...], levels: int) -> bool:
+    """Whether a `pyramid` of so many levels finds channels to couple: not in an odd image of one channel."""
     return len(shape) == 3 and levels > 0 and (shape[0] > 1 or not (shape[1] % 2 or shape[2] % 2))
 
 
