@@ -179,7 +179,7 @@ class _Swish(torch.autograd.Function):
         ctx.c = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, of_y: Tensor, of_slope: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, of_y: Tensor, of_slope: Tensor) -> tuple[Tensor, Tensor, None]:  # ty: ignore
         x, beta, slope = ctx.saved_tensors
         scaled = beta * x
         s = torch.sigmoid(scaled)
