@@ -92,7 +92,7 @@ def test_lipswish_reaches_slope_one_and_no_more(concatenated: bool, b: float) ->
     y, push = act.linearise(x)
     slope = push(torch.ones_like(x)).norm(dim=1).detach()
     assert 1 - 1e-4 < float(slope.max()) <= 1
-    torch.testing.assert_close(y, act(x), rtol=0, atol=0)
+    torch.testing.assert_close(y, act(x), rtol=1e-14, atol=1e-14)
     wide, beta = x[::997], math.log1p(math.exp(b))
     want = wide * torch.sigmoid(beta * wide)
     if concatenated:
@@ -327,7 +327,7 @@ def test_sign_and_weight_of_each_term(k: int) -> None:
     class FirstTerms(Scored):
         def _drawn(self, g: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
             v, weights = super()._drawn(g, x)
-            return v, weights[:, : self.terms]
+            return v, weights[: self.terms]
 
     x, noise = torch.zeros(8, 2, dtype=F64), Noise(0, 8)
     up_to, before = (FirstTerms(Noise(0, 8), terms, "poisson")(Matrix(), x)[1] for terms in (k, k - 1))

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likely.families.flow.transforms import Answer, Volume, no_change
+from likely.families.flow.transforms import Answer, Volume
 from likely.noise import Noise
 
 SMALLEST = 2.0**-53
@@ -68,13 +68,15 @@ class Roulette(Volume, ABC):
     def __call__(self, g: Any, x: Tensor) -> Answer: ...
 
     def _drawn(self, g: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        """v (B, *shape) and the weights w_k (B, n0 + max N) of terms k = 1, 2, ...; 0 where a term is not reached."""
+        """v (B, *shape) and the weights w_k of terms k = 1 .. n0 + max N, (terms, B, 1, ...); 0 where not reached."""
         v = self.noise.integers(2, x.shape[1:]).to(x.dtype).mul_(2).sub_(1)
-        u = self.noise.uniform(dtype=torch.float64)[:, None]
+        u = self.noise.uniform(dtype=torch.float64)
         reach = torch.tensor(reached(self.tail, *g.law.tolist()), dtype=torch.float64, device=x.device)
+        longest = int((u.amin(0, keepdim=True) < reach).sum()) if len(u) else 0
+        reach = reach[:longest, None]
         weights = torch.where(u < reach, 1 / reach, 0.0)  # N >= j, for j = 1, 2, ...
-        longest = int((weights > 0).any(0).sum())
-        return v, torch.cat([weights.new_ones(len(v), self.terms), weights[:, :longest]], 1).to(x.dtype)
+        weights = torch.cat([weights.new_ones(self.terms, len(v)), weights]).to(x.dtype)
+        return v, weights.reshape(*weights.shape, *[1] * (x.ndim - 1))
 
 
 class Scored(Roulette):
@@ -83,11 +85,11 @@ class Scored(Roulette):
     def __call__(self, g: Any, x: Tensor) -> Answer:
         value, push = g.linearise(x)
         v, weights = self._drawn(g, x)
-        log_det, power = no_change(x), v
-        for k in range(1, weights.shape[1] + 1):
+        series, power = torch.zeros_like(v), v
+        for k, w in enumerate(weights, 1):
             power = push(power)
-            log_det = log_det + _coefficient(k) * weights[:, k - 1] * _dot(v, power)
-        return value, log_det
+            series = torch.addcmul(series, w, power, value=_coefficient(k))
+        return value, _dot(v, series)
 
 
 class Trained(Roulette):
@@ -98,18 +100,20 @@ class Trained(Roulette):
 
     def __call__(self, g: Any, x: Tensor) -> Answer:
         v, weights = self._drawn(g, x)
-        order = (weights > 0).sum(1).argsort(descending=True)
-        v, weights, back = v[order], weights[order], order.argsort()
-        value, push = g.linearise(x[order])
+        there = (weights > 0).reshape(len(weights), len(v))
+        order = there.sum(0).argsort(descending=True)
+        back = order.argsort()
+        v, weights = v.index_select(0, order), weights.index_select(1, order)
+        value, push = g.linearise(x.index_select(0, order))
         with torch.no_grad():
-            log_det, r, power = no_change(v), v.clone(), v
-            for k, rows in enumerate((weights > 0).sum(0).tolist(), 1):
-                power = push(power[:rows])
-                w = weights[:rows, k - 1]
-                log_det[:rows] += _coefficient(k) * w * _dot(v[:rows], power)
-                r[:rows] += (-1) ** k * _beside(w, power) * power
+            series, r, power = torch.zeros_like(v), v.clone(), v
+            for k, rows in enumerate(there.sum(1).tolist(), 1):
+                power, w = push(power[:rows]), weights[k - 1, :rows]
+                series[:rows].addcmul_(w, power, value=_coefficient(k))
+                r[:rows].addcmul_(w, power, value=(-1) ** k)
         slope = _dot(v, push(r))
-        return value[back], (log_det + (slope - slope.detach()))[back]
+        log_det = _dot(v, series) + (slope - slope.detach())
+        return value.index_select(0, back), log_det.index_select(0, back)
 
 
 def _coefficient(k: int) -> float:
@@ -120,11 +124,6 @@ def _coefficient(k: int) -> float:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of rows."""
     return (a * b).flatten(1).sum(1)
-
-
-def _beside(w: Tensor, x: Tensor) -> Tensor:
-    """w (B,) shaped to multiply the rows of x (B, ...)."""
-    return w.reshape(-1, *[1] * (x.ndim - 1))
 
 
 @cache
