@@ -66,7 +66,7 @@ class Flow(FlowModel):
 
 def is_image(config: FlowConfig, shape: tuple[int, ...]) -> bool:
     """Whether convolutions see this shape, or it is taken as a vector."""
-    if config.architecture == "autoregressive":
+    if getattr(config, "architecture", None) == "autoregressive":  # an integer flow has none
         return False
     return len(shape) == 3 and config.levels > 0 and (shape[0] > 1 or not (shape[1] % 2 or shape[2] % 2))
 
