@@ -7,12 +7,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from likely.config import flow
+from likely.config import continuous_flow, flow, integer_flow, residual
 from likely.config.base import FamilyConfig
 from likely.config.parts import Part
 
 TRUNKS = {
     "flow": flow.PRESETS,
+    "residual": residual.PRESETS,
+    "integer-flow": integer_flow.PRESETS,
+    "continuous-flow": continuous_flow.PRESETS,
 }
 
 

@@ -64,6 +64,9 @@ class _Hybrid(nn.Module, ABC):
         self.trunk, self.head = trunk, head
         self.space, self.condition = trunk.space, head.condition
         self.lam, self.detached, self.config = lam, detached, config
+        # what is said of a gradient is said of the trunk's; the density's own part is there where lam is
+        self.straight_through = getattr(trunk, "straight_through", False)
+        self.gradient_in_expectation = bool(lam) and getattr(trunk, "gradient_in_expectation", False)
 
     def log_posterior(self, x: Any) -> Tensor:
         """log p(y given x) for every y, (B, K) nats: exact, as the features of a row depend on the row alone."""
@@ -240,22 +243,29 @@ def _no(y: Any) -> None:
         )
 
 
-def _tiny(space: Space, **fields: Any) -> Tiny:
-    trunk = {"family": "flow", "depth": 2, "width": 6, **fields.pop("trunk", {})}
-    return Tiny(HybridConfig.model_validate({"trunk": trunk, "width": 6, **fields}), space, Integers((), 3))
+def _tiny(space: Space, trunk: dict[str, Any], **fields: Any) -> Tiny:
+    config = HybridConfig.model_validate({"trunk": trunk, "width": 6, **fields})
+    return Tiny(config, space, Integers((), 3))
 
 
-_GLOW = {"architecture": "glow", "mixing": "linear"}
-_VARIATIONAL = {"dequantisation": "variational", "noise_depth": 2}
-_TWO, _IMAGE = Reals((2,)), Reals((1, 2, 2))
+_COUPLING: dict[str, Any] = {"family": "flow", "depth": 2, "width": 6}
+_GLOW = _COUPLING | {"architecture": "glow", "mixing": "linear"}
+_VARIATIONAL = _GLOW | {"dequantisation": "variational", "noise_depth": 2}
+_RESIDUAL = {"family": "residual", "blocks": 2, "levels": 0, "depth": 2, "growth": 4}
+_INTEGER = {"family": "integer-flow", "depth": 2, "width": 8, "hidden": 1, "components": 2}
+_TWO, _BYTES = Reals((2,)), Integers((2,), 4)
 
 TINY: dict[str, Tiny] = {
-    "vector, 1/D": _tiny(_TWO),
-    "vector, 0": _tiny(_TWO, lam=0),
-    "vector, 1, linear": _tiny(_TWO, lam=1, width=0),
-    "image, 1/D": _tiny(_IMAGE, trunk=_GLOW),
-    "image, 1, linear": _tiny(Reals((2, 1, 2)), lam=1, width=0, trunk=_GLOW),
-    "bytes, 1/D": _tiny(Integers((2,), 4)),
-    "bytes, 0": _tiny(Integers((2,), 4), lam=0, trunk={"squash": "logit"}),
-    "byte image, 1": _tiny(Integers((1, 2, 2), 3), lam=1, trunk=_GLOW | _VARIATIONAL),
+    "vector, 1/D": _tiny(_TWO, _COUPLING),
+    "vector, 0": _tiny(_TWO, _COUPLING, lam=0),
+    "vector, 1, linear": _tiny(_TWO, _COUPLING, lam=1, width=0),
+    "image, 1/D": _tiny(Reals((1, 2, 2)), _GLOW),
+    "image, 1, linear": _tiny(Reals((2, 1, 2)), _GLOW, lam=1, width=0),
+    "bytes, 1/D": _tiny(_BYTES, _COUPLING),
+    "bytes, 0": _tiny(_BYTES, _COUPLING | {"squash": "logit"}, lam=0),
+    "byte image, 1": _tiny(Integers((1, 2, 2), 3), _VARIATIONAL, lam=1),
+    "residual": _tiny(_TWO, _RESIDUAL),
+    "residual, bytes": _tiny(_BYTES, _RESIDUAL, lam=1),
+    "integers": _tiny(_BYTES, _INTEGER),
+    "ODE, bytes": _tiny(_BYTES, {"family": "continuous-flow", "width": 6, "hidden": 1}),
 }
