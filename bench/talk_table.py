@@ -82,7 +82,7 @@ class Scale(NamedTuple):
 IMAGES = {"batch": 64, "lr": 1e-3, "ema": 0.99, "betas": (0.9, 0.99)}
 SCALES = {
     "digits": Scale(100_000, 64, 2, 4, 447, IMAGES),
-    "fashion-mnist": Scale(300_000, 64, 3, 4, 2000, IMAGES),
+    "fashion-mnist": Scale(60_000, 32, 3, 2, 1000, IMAGES | {"batch": 32}),
     "cifar10": Scale(2_000_000, 256, 3, 8, 10_000, IMAGES),
 }
 
