@@ -96,10 +96,8 @@ def test_each_transform_inverts_and_knows_its_log_det(name: str) -> None:
     x = 2 * Noise(3, 4).normal(shape, dtype=F64)
     y = Noise(4, 4).normal(context, dtype=F64) if context else None
     z, log_det = transform(x, y)
-    back, back_log_det = transform.inverse(z, y)
-    assert log_det.shape == back_log_det.shape == (4,)
-    torch.testing.assert_close(back, x, rtol=0, atol=1e-10)
-    torch.testing.assert_close(log_det + back_log_det, torch.zeros(4, dtype=F64), rtol=0, atol=1e-10)
+    assert log_det.shape == (4,)
+    torch.testing.assert_close(transform.inverse(z, y), x, rtol=0, atol=1e-10)
     for i in range(4):
         here = None if y is None else y[i : i + 1]
         want = jacobian_log_det(lambda v, here=here: transform(v, here)[0], x[i])
@@ -268,7 +266,7 @@ def test_the_linear_map_stays_invertible_under_any_step() -> None:
     z, log_det = linear(x)
     want = torch.linalg.slogdet(linear(torch.eye(6, dtype=F64))[0])[1]
     assert abs(float(log_det[0] - want)) < 1e-8
-    torch.testing.assert_close(linear.inverse(z)[0], x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(linear.inverse(z), x, rtol=1e-6, atol=1e-6)
 
 
 def test_affine_coupling_is_glow_s() -> None:

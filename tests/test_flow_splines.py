@@ -64,12 +64,11 @@ def test_round_trips(each: str, precision: torch.dtype, limit: float) -> None:
     x, theta = a_spline(precision, size=1.0 if precision == F64 else 0.5)
     theta = theta[: EACH[each].parameters]
     z, log_slope = EACH[each].forward(x, theta)
-    back, log_back = EACH[each].inverse(z, theta)
+    back = EACH[each].inverse(z, theta)
     assert z.dtype == back.dtype == precision
     assert float(((back - x).abs() / (1 + x.abs())).max()) < limit
-    again = EACH[each].forward(EACH[each].inverse(x, theta)[0], theta)[0]
+    again = EACH[each].forward(EACH[each].inverse(x, theta), theta)[0]
     assert float(((again - x).abs() / (1 + x.abs())).max()) < limit
-    assert float((log_slope + log_back).abs().max()) < 100 * limit  # a slope moves faster than its place
     assert torch.isfinite(log_slope).all()
 
 
@@ -78,7 +77,7 @@ def test_a_wild_spline_comes_back_in_float32_as_well_as_its_slope_lets_it() -> N
     x, theta = a_spline(torch.float32, size=3.0)
     inside = x.abs() < BOUND
     z, log_slope = SPLINE.forward(x, theta)
-    back, _ = SPLINE.inverse(z, theta)
+    back = SPLINE.inverse(z, theta)
     exact, _ = SPLINE.forward(back.double(), theta.double())
     assert float(((exact - z).abs() * inside).max()) < 1e-4 * BOUND
     assert torch.isfinite(back).all() and torch.isfinite(log_slope).all()
@@ -109,10 +108,12 @@ def test_slopes_are_those_of_autograd(each: str) -> None:
     x, theta = a_spline()
     theta = theta[: EACH[each].parameters]
     x.requires_grad_()
-    for run in (EACH[each].forward, EACH[each].inverse):
-        value, log_slope = run(x, theta)
-        (slope,) = torch.autograd.grad(value.sum(), x)
-        torch.testing.assert_close(log_slope.detach(), slope.log(), rtol=0, atol=1e-8)
+    value, log_slope = EACH[each].forward(x, theta)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    torch.testing.assert_close(log_slope.detach(), slope.log(), rtol=0, atol=1e-8)
+    z = value.detach().requires_grad_()
+    (back,) = torch.autograd.grad(EACH[each].inverse(z, theta).sum(), z)
+    torch.testing.assert_close(log_slope.detach(), -back.log(), rtol=0, atol=1e-8)
 
 
 def test_a_network_in_half_precision_still_gives_single_log_slopes() -> None:
@@ -153,9 +154,7 @@ def test_a_coupling_moves_one_half_by_the_other() -> None:
         shape = (5, 2, 3) if image else (5,)
         x, y = 3 * Noise(0, 6).normal(shape, dtype=F64), Noise(1, 6).normal((2, 1, 1) if image else (2,), dtype=F64)
         z, log_det = coupling(x, y)
-        back, log_back = coupling.inverse(z, y)
-        torch.testing.assert_close(back, x, rtol=0, atol=1e-10)
-        torch.testing.assert_close(log_det, -log_back, rtol=0, atol=1e-10)
+        torch.testing.assert_close(coupling.inverse(z, y), x, rtol=0, atol=1e-10)
         assert torch.equal(z[:, :2], x[:, :2])
         for i in range(3):
             jacobian = torch.autograd.functional.jacobian(
@@ -181,7 +180,7 @@ def naive_inverse(transform: M.MaskedAutoregressive, z: Tensor, y: Tensor | None
     x = torch.zeros_like(z)
     for _ in range(z.shape[1]):
         theta = transform.net(x[:, None], y).movedim(1, 0)
-        x = transform.each.inverse(z, theta)[0]
+        x = transform.each.inverse(z, theta)
     return x
 
 
@@ -194,15 +193,14 @@ def test_the_inverse_is_that_of_d_passes(each: str, context: str) -> None:
     z, log_det = transform(x, y)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            back, log_back = transform.inverse(z, y)
+            back = transform.inverse(z, y)
         torch.testing.assert_close(back, x, rtol=0, atol=1e-10)
         torch.testing.assert_close(back, naive_inverse(transform, z, y), rtol=0, atol=1e-10)
-        torch.testing.assert_close(log_back, -log_det, rtol=0, atol=1e-9)
     jacobian = torch.autograd.functional.jacobian(lambda v: transform(v, y)[0].sum(0), x).transpose(0, 1)
     assert float(jacobian.triu(1).abs().max()) == 0  # z_i does not see x_j behind it
     assert each == "shift" or float(jacobian.tril(-1).abs().amax(0)[1:].amax(1).min()) > 1e-3  # but those before
     torch.testing.assert_close(log_det, torch.linalg.slogdet(jacobian)[1], rtol=0, atol=1e-8)
-    inverse = torch.autograd.functional.jacobian(lambda v: transform.inverse(v, y)[0].sum(0), z).transpose(0, 1)
+    inverse = torch.autograd.functional.jacobian(lambda v: transform.inverse(v, y).sum(0), z).transpose(0, 1)
     torch.testing.assert_close(jacobian @ inverse, torch.eye(6, dtype=F64).expand(7, 6, 6), rtol=0, atol=1e-8)
     if y is not None:
         assert bool((transform(x, y.roll(-1, 0))[0][0] != z[0]).all())  # the first dimension sees y as well
@@ -213,7 +211,7 @@ def test_labels_and_their_one_hot_numbers_say_the_same() -> None:
     y = torch.arange(9) % 3
     numbers = nn.functional.one_hot(y, 3).double()
     torch.testing.assert_close(transform(x, y)[0], transform(x, numbers)[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(transform.inverse(x, y)[0], transform.inverse(x, numbers)[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(transform.inverse(x, y), transform.inverse(x, numbers), rtol=0, atol=1e-12)
     assert bool((transform(x, numbers)[0] != transform(x, -numbers)[0]).all())
 
 

@@ -42,7 +42,7 @@ class FlowModel(nn.Module, ABC):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z (B, D) to x (B, *shape)."""
-        x, _ = self.transform.inverse(z.to(self._dtype), self._context(y))
+        x = self.transform.inverse(z.to(self._dtype), self._context(y))
         return x.reshape(-1, *self.space.shape)
 
     def sample(self, n: int, y: Tensor | None = None, *, noise: Noise) -> Tensor:

@@ -63,8 +63,8 @@ class ODE(Transform):
     def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         return self._solved(x, y, volume, 1.0, 0.0)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        return self._solved(z.reshape(-1, *self.shape), y, volume, 0.0, 1.0)
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self._solved(z.reshape(-1, *self.shape), y, None, 0.0, 1.0)[0]
 
     def _solved(self, x: Tensor, y: Tensor | None, volume: Volume | None, start: float, end: float) -> Answer:
         how = volume if isinstance(volume, Divergence) else Ignored()

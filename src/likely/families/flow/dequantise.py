@@ -192,7 +192,7 @@ class FlowNoise(nn.Module):
         g, log_det = self.transform(eps.reshape(-1, *self.latent), seen)
         # log q(u) = log N(eps) - log |dg/deps| - log phi(g)
         log_q = 0.5 * (g.flatten(1).square().sum(1) - eps.square().sum(1)) - log_det
-        g = self.squeeze.inverse(g)[0] if self.image else g.reshape(-1, *self.space.shape)
+        g = self.squeeze.inverse(g) if self.image else g.reshape(-1, *self.space.shape)
         return torch.special.ndtr(g), torch.special.ndtr(-g), log_q
 
 

@@ -65,11 +65,11 @@ class ShiftCoupling(Transform):
             parts[i] = (parts[i] + self._shift(i, parts, y)).remainder(self.levels)
         return torch.cat(parts, 1), no_change(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         parts = list(z.split(self.sizes, 1))
         for i in reversed(range(len(parts))):
             parts[i] = (parts[i] - self._shift(i, parts, y)).remainder(self.levels)
-        return torch.cat(parts, 1), no_change(z)
+        return torch.cat(parts, 1)
 
     def _shift(self, i: int, parts: list[Tensor], y: Tensor | None) -> Tensor:
         """round(t_i) mod levels: an integer whatever the network says, and small enough to be added exactly."""
@@ -201,7 +201,7 @@ class IntegerFlow(nn.Module):
         """z (B, D) to x (B, *shape). Raises `TypeError` for floats, `ValueError` for a z out of range."""
         z = Integers((self.space.dims,), self.space.levels).check(z, "z")
         with torch.no_grad():
-            x, _ = self.trunk.inverse(z.to(FINE), self._context(y, FINE))
+            x = self.trunk.inverse(z.to(FINE), self._context(y, FINE))
         return x.long().reshape(-1, *self.space.shape)
 
     def sample(self, n: int, y: Tensor | None = None, *, noise: Noise) -> Tensor:
@@ -212,7 +212,7 @@ class IntegerFlow(nn.Module):
         with torch.no_grad():
             for level, base, u in reversed(list(zip(self.trunk.levels, self.bases, us, strict=True))):
                 x = base.sample(u, None, y) if base is self.bases[-1] else torch.cat([x, base.sample(u, x, y)], 1)
-                x, _ = level.inverse(x, y)
+                x = level.inverse(x, y)
         return x.long().reshape(-1, *self.space.shape)
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -31,10 +31,10 @@ class Affine(Elementwise):
         log_sigma = LIMIT * (r / LIMIT).tanh()
         return (x - mu) * (-log_sigma).exp(), -log_sigma
 
-    def inverse(self, z: Tensor, theta: Tensor) -> Answer:
+    def inverse(self, z: Tensor, theta: Tensor) -> Tensor:
         mu, r = theta
         log_sigma = LIMIT * (r / LIMIT).tanh()
-        return mu + z * log_sigma.exp(), log_sigma
+        return mu + z * log_sigma.exp()
 
 
 class Shift(Elementwise):
@@ -45,8 +45,8 @@ class Shift(Elementwise):
     def forward(self, x: Tensor, theta: Tensor) -> Answer:
         return x - theta[0], torch.zeros_like(x)
 
-    def inverse(self, z: Tensor, theta: Tensor) -> Answer:
-        return z + theta[0], torch.zeros_like(z)
+    def inverse(self, z: Tensor, theta: Tensor) -> Tensor:
+        return z + theta[0]
 
 
 class MaskedAutoregressive(Transform):
@@ -61,12 +61,11 @@ class MaskedAutoregressive(Transform):
         z, log_slope = self.each.forward(x, theta.movedim(2, 0).contiguous())
         return z, log_slope.sum(1)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         cache, theta = self.net.start(z.shape[0], y)
-        x, total = [], []
+        x = []
         for z_i in z.unbind(1):
-            x_i, log_slope = self.each.inverse(z_i, theta.T)
+            x_i = self.each.inverse(z_i, theta.T)
             x.append(x_i)
-            total.append(log_slope)
             theta = self.net.step(cache, x_i[:, None])
-        return torch.stack(x, 1), torch.stack(total, 1).sum(1)
+        return torch.stack(x, 1)

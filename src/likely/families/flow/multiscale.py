@@ -30,10 +30,10 @@ class Squeeze(Transform):
         z = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4)
         return z.reshape(b, 4 * c, h // 2, w // 2), no_change(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         b, c, h, w = z.shape
         x = z.reshape(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
-        return x.reshape(b, c // 4, 2 * h, 2 * w), no_change(z)
+        return x.reshape(b, c // 4, 2 * h, 2 * w)
 
 
 class Multiscale(Transform):
@@ -58,17 +58,15 @@ class Multiscale(Transform):
                 left.append(out.flatten(1))
         return torch.cat([*left, x.flatten(1)], 1), total
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        total = no_change(z)
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         leaving = [(c - c // 2, h, w) for c, h, w in self.shapes[:-1]] if self.factor else []
         parts = list(z.split([math.prod(shape) for shape in (*leaving, self.shapes[-1])], 1))
         x = parts.pop().reshape(-1, *self.shapes[-1])
         for level in reversed(self.levels):
             if self.factor and level is not self.levels[-1]:
                 x = torch.cat([x, parts.pop().reshape(-1, *leaving.pop())], 1)
-            x, log_det = level.inverse(x, y, volume)  # ty: ignore
-            total = total + log_det
-        return x, total
+            x = level.inverse(x, y)  # ty: ignore
+        return x
 
 
 class Level(NamedTuple):

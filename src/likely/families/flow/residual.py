@@ -65,9 +65,8 @@ class Block(Transform):
         value, log_det = volume(self.g, x)
         return x + value, log_det
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        x = fixed_point(self.g, z, self.name)
-        return x, x.new_full((x.shape[0],), math.nan) if volume is None else -volume(self.g, x)[1]
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return fixed_point(self.g, z, self.name)
 
 
 class Flat(Transform):
@@ -81,9 +80,8 @@ class Flat(Transform):
         z, log_det = self.inner(x.flatten(1), y, volume)
         return z.reshape(x.shape), log_det
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        x, log_det = self.inner.inverse(z.flatten(1), y, volume)
-        return x.reshape(z.shape), log_det
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.inner.inverse(z.flatten(1), y).reshape(z.shape)
 
 
 class ResidualFlow(FlowModel):

@@ -48,7 +48,7 @@ class Spline(Elementwise):
         log_slope = torch.where(inside, _log_slope(xi, q, s, d0, d1), 0.0)
         return torch.where(inside, (2 * z - 1) * self.bound, x), log_slope
 
-    def inverse(self, z: Tensor, theta: Tensor) -> Answer:
+    def inverse(self, z: Tensor, theta: Tensor) -> Tensor:
         t = (z.clamp(-self.bound, self.bound) + self.bound) / (2 * self.bound)
         x0, w, y0, h, d0, d1 = self._bin(t, theta, along=1)
         s, u = h / w, (t - y0) / h
@@ -58,8 +58,7 @@ class Spline(Elementwise):
         discriminant = (b.square() + 4 * su * (s - b)).clamp(min=1e-30)  # above 0 but for rounding
         xi = 2 * su / (b + discriminant.sqrt())
         inside = z.abs() < self.bound
-        log_slope = torch.where(inside, _log_slope(xi, xi * (1 - xi), s, d0, d1), 0.0)
-        return torch.where(inside, (2 * (x0 + xi * w) - 1) * self.bound, z), -log_slope
+        return torch.where(inside, (2 * (x0 + xi * w) - 1) * self.bound, z)
 
     def _bin(self, t: Tensor, theta: Tensor, *, along: int) -> list[Tensor]:
         """x0, w, y0, h, d0, d1 of the bin that t falls in: corner, sizes, and the slopes at both ends.
@@ -104,10 +103,9 @@ class SplineCoupling(Transform):
         z2, log_slope = self.spline.forward(x2, self._theta(x1, y))
         return torch.cat([x1, z2], 1), log_slope.flatten(1).sum(1)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
-        x2, log_slope = self.spline.inverse(z2, self._theta(z1, y))
-        return torch.cat([z1, x2], 1), log_slope.flatten(1).sum(1)
+        return torch.cat([z1, self.spline.inverse(z2, self._theta(z1, y))], 1)
 
     def _theta(self, x1: Tensor, y: Tensor | None) -> Tensor:
         """(3 * bins - 1, B, channels, ...)."""

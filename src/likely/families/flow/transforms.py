@@ -1,8 +1,7 @@
 """Invertible maps, each with its own inverse and its own log-determinant.
 
-z = f(x), log_det = log |det dz/dx| of every row. The inverse answers with the log-determinant of *its* direction, so
-that the two cancel. Everything works on vectors (B, D) and on images (B, C, H, W); axis 1 is the one that is split
-and mixed. The second argument is a context: None, (B, F), or for images (B, F, 1 or H, 1 or W).
+z = f(x), log_det = log |det dz/dx| of every row. Everything works on vectors (B, D) and on images (B, C, H, W); axis 1
+is the one that is split and mixed. The second argument is a context: None, (B, F), or on images (B, F, 1 or H, 1 or W).
 
 "Density estimation using Real NVP" (Dinh, Sohl-Dickstein, Bengio, 2017); "NICE" (Dinh, Krueger, Bengio, 2015);
 "Glow: Generative Flow with Invertible 1x1 Convolutions" (Kingma, Dhariwal, 2018), with the choices of its code.
@@ -40,8 +39,8 @@ class Transform(nn.Module, ABC):
         """z and log |det dz/dx|."""
 
     @abstractmethod
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        """x and log |det dx/dz|."""
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """x. (Its log-determinant is that of `forward` at x, negated, and nobody asks for it.)"""
 
 
 class Elementwise(ABC):
@@ -57,7 +56,7 @@ class Elementwise(ABC):
         """z and log dz/dx of every number, both shaped as x."""
 
     @abstractmethod
-    def inverse(self, z: Tensor, theta: Tensor) -> Answer:
+    def inverse(self, z: Tensor, theta: Tensor) -> Tensor:
         """x and log dx/dz of every number, both shaped as z."""
 
 
@@ -89,12 +88,10 @@ class Chain(Transform):
             total = total + log_det
         return x, total
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        total = no_change(z)
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         for part in reversed(self.parts):
-            z, log_det = part.inverse(z, y, volume)  # ty: ignore
-            total = total + log_det
-        return z, total
+            z = part.inverse(z, y)  # ty: ignore
+        return z
 
 
 class AffineCoupling(Transform):
@@ -114,11 +111,11 @@ class AffineCoupling(Transform):
         log_s = F.logsigmoid(r + 2)
         return torch.cat([x1, (x2 + t) * log_s.exp()], 1), log_s.flatten(1).sum(1)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
         t, r = self.net(z1, y).chunk(2, 1)
         inverse_s = (-2 - r).exp() + 1
-        return torch.cat([z1, z2 * inverse_s - t], 1), inverse_s.log().flatten(1).sum(1)
+        return torch.cat([z1, z2 * inverse_s - t], 1)
 
 
 class AdditiveCoupling(Transform):
@@ -132,9 +129,9 @@ class AdditiveCoupling(Transform):
         x1, x2 = x[:, : self.kept], x[:, self.kept :]
         return torch.cat([x1, x2 + self.net(x1, y)], 1), no_change(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
-        return torch.cat([z1, z2 - self.net(z1, y)], 1), no_change(z)
+        return torch.cat([z1, z2 - self.net(z1, y)], 1)
 
 
 class GaussianSplit(Transform):
@@ -152,10 +149,10 @@ class GaussianSplit(Transform):
         mu, log_sigma = self.net(x1, y).chunk(2, 1)
         return torch.cat([x1, (x2 - mu) * (-log_sigma).exp()], 1), -log_sigma.flatten(1).sum(1)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
         mu, log_sigma = self.net(z1, y).chunk(2, 1)
-        return torch.cat([z1, mu + z2 * log_sigma.exp()], 1), log_sigma.flatten(1).sum(1)
+        return torch.cat([z1, mu + z2 * log_sigma.exp()], 1)
 
 
 class Reversal(Transform):
@@ -164,8 +161,8 @@ class Reversal(Transform):
     def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         return x.flip(1), no_change(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        return z.flip(1), no_change(z)
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return z.flip(1)
 
 
 class Permutation(Transform):
@@ -180,8 +177,8 @@ class Permutation(Transform):
     def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         return x[:, self.order], no_change(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        return z[:, self.order.argsort()], no_change(z)
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return z[:, self.order.argsort()]
 
 
 class Linear(Transform):
@@ -218,10 +215,10 @@ class Linear(Transform):
         lower, upper = self._factors()
         return _along_axis_1(self.permutation @ (lower @ upper), x), self._log_det(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         lower, upper = self._factors()
         half = torch.linalg.solve_triangular(lower, self.permutation.T, upper=False, unitriangular=True)
-        return _along_axis_1(torch.linalg.solve_triangular(upper, half, upper=True), z), -self._log_det(z)
+        return _along_axis_1(torch.linalg.solve_triangular(upper, half, upper=True), z)
 
 
 class ActNorm(DataStart):
@@ -245,9 +242,8 @@ class ActNorm(DataStart):
         log_det = (self.log_scale.sum() * math.prod(x.shape[2:])).expand(x.shape[0])
         return (x + _as_axis_1(self.shift, x)) * _as_axis_1(self.log_scale.exp(), x), log_det
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        log_det = -(self.log_scale.sum() * math.prod(z.shape[2:])).expand(z.shape[0])
-        return z * _as_axis_1((-self.log_scale).exp(), z) - _as_axis_1(self.shift, z), log_det
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return z * _as_axis_1((-self.log_scale).exp(), z) - _as_axis_1(self.shift, z)
 
 
 class Standardise(DataStart):
@@ -276,8 +272,8 @@ class Standardise(DataStart):
     def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
         return (x - _as_axis_1(self.mean, x)) / _as_axis_1(self.deviation, x), self._log_det(x)
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        return z * _as_axis_1(self.deviation, z) + _as_axis_1(self.mean, z), -self._log_det(z)
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return z * _as_axis_1(self.deviation, z) + _as_axis_1(self.mean, z)
 
 
 class LearnedNormal(Transform):
@@ -304,9 +300,9 @@ class LearnedNormal(Transform):
         mu, log_sigma = self._moments(y)
         return (x - mu) * (-log_sigma).exp(), -log_sigma.flatten(1).sum(1).expand(x.shape[0])
 
-    def inverse(self, z: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         mu, log_sigma = self._moments(y)
-        return mu + z * log_sigma.exp(), log_sigma.flatten(1).sum(1).expand(z.shape[0])
+        return mu + z * log_sigma.exp()
 
 
 def start_from(model: nn.Module, run: Callable[[], object]) -> None:
