@@ -83,7 +83,8 @@ def run(name: str, inside: str, seconds: float, rows: int) -> None:
         lk.fit(make(), data, steps=steps, progress=False, **case["train"])
         return time.process_time() - began
 
-    few, more = cpu(20), cpu(60)  # the difference leaves out what comes once; never less than half of the mean
+    cpu(5)  # what comes once in a process
+    few, more = cpu(20), cpu(60)  # the difference leaves out what comes once a run; never less than half of the mean
     steps = max(20, int(seconds / max((more - few) / 40, more / 120)))
     model, began = make(), time.process_time()
     result = lk.fit(model, data, steps=steps, progress=False, **case["train"])

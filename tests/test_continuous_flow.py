@@ -256,7 +256,7 @@ def stiff(**fields) -> ContinuousFlow:
 
 
 def test_a_hard_neighbour_moves_no_bit() -> None:
-    model = stiff(dtype=F64)
+    model = stiff(dtype=F64, tolerance=1e-4)
     easy, hard = 0.05 * Noise(0, 8).normal((2,), dtype=F64), 6 * Noise(1, 8).normal((2,), dtype=F64)
     grids: list[int] = []
     ode = model.transform.parts[1]

@@ -18,7 +18,7 @@ from likely.noise import Noise
 from likely.space import Column, Integers, Reals, Rows, Table
 from likely.tasks.codecs import code_lengths
 from likely.tasks.detect import METHODS, compare, detect, doctor
-from likely.tasks.detect.background import mutate, simplified
+from likely.tasks.detect.background import mutate, simplified, worth
 from likely.tasks.detect.detector import diagnose
 from likely.tasks.detect.scores import density_of_states
 from likely.tasks.detect.statistics import STATISTICS, Context, measure
@@ -365,6 +365,15 @@ def test_mutation_hits_the_share_it_says() -> None:
     assert (both.cells[both.seen[:, 1], 1] == 5).all()
     with pytest.raises(ValueError, match="rate is 0"):
         mutate(x, SPACE, 0, Noise(0, 400))
+
+
+def test_a_background_says_what_it_is_worth() -> None:
+    figures = {"rate": 0.1, "tuned_on": "500 held-out rows against blurred copies"}
+    told = worth(figures | {"auroc_tuned": 0.113})
+    assert told.startswith(
+        "do not rely on ratio: the background (mutation rate 0.1) tells 500 held-out rows from blurred"
+    )
+    assert worth(figures | {"auroc_tuned": 0.97}).endswith("with AUROC 0.970")
 
 
 def test_simplified_copies_are_simpler(inside) -> None:

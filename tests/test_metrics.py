@@ -154,6 +154,9 @@ def test_augrc_formula_of_the_paper_and_interval() -> None:
     assert found.value == pytest.approx(formula, abs=1e-12)
     assert found.low < found.value < found.high
     assert found.high - found.low < 0.06
+    tied = augrc(np.zeros(400), wrong)  # all equally trusted: half of the error rate, whatever the resample
+    assert tied.value == pytest.approx(wrong.mean() / 2)
+    assert tied.low < tied.value < tied.high
     curve = risk_coverage(trust, wrong)
     assert curve.risk_at(1.0) == pytest.approx(wrong.mean())
     assert curve.risk_at(0.2) < 0.5 * curve.risk_at(1.0)

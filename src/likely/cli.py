@@ -325,7 +325,7 @@ def detect(
     from likely.tasks.detect import METHODS
     from likely.tasks.detect import compare as measure
     from likely.tasks.detect import detect as judge
-    from likely.tasks.detect.background import cached, train_background
+    from likely.tasks.detect.background import cached, train_background, worth
     from likely.tasks.detect.page import write_comparison
     from likely.tasks.detect.strangers import adapt
     from likely.tasks.learn import Stopped
@@ -371,7 +371,8 @@ def detect(
             give(shown, "", out, True)
         else:
             comparison_table(shown)
-            give(shown, f"{result.diagnosis.sentence}\nthe page: {page}", out, False)
+            told = [worth(record)] if record and "ratio" in result.uses else []
+            give(shown, "\n".join([*told, result.diagnosis.sentence, f"the page: {page}"]), out, False)
         return 0
 
     limit = limit or 64
@@ -397,6 +398,7 @@ def detect(
         count = int(result.outside.sum())
         lines.append(f"{result.method}: {count} of {len(result)} called outside, of them at most {fdr:.0%} wrongly")
         lines += [f"{result.method} does without: {note}" for note in result.notes]
+    lines += [worth(record)] if record and "ratio" in methods else []
     found = [r.diagnosis.sentence for r in results if r.diagnosis is not None]
     give(shown, "\n".join([*lines, *found[:1]]), out, json)
     return 0

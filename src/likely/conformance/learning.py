@@ -28,7 +28,7 @@ def gradients(subject: Subject) -> str:
     three steps, as networks may have kinks) is the gradient's projection within 1e-6 relative. Where gradients pass
     straight through roundings, that holds of each parameter by itself or else the loss is flat along it, bit for bit:
     it stands behind a rounding. Not all may. Where the model says `gradient_in_expectation`, both are means over 64
-    noises of 16 copies of the rows, along 3 directions: a t-test of their differences. The gap that it sees, of a
+    noises of 4 copies of the rows, along 3 directions: a t-test of their differences. The gap that it sees, of a
     typical projection, is said.
     """
     subject.need(Trainable)
@@ -90,7 +90,7 @@ def _flat(loss: Callable[[], Tensor], parameter: Tensor, seed: int) -> bool:
 
 def _in_expectation(subject: Subject, model: nn.Module, parameters: list[Tensor], x: Any, y: Any) -> str:
     """The t-test for a gradient that is the loss's only on average over the noise."""
-    copies, h, n = torch.arange(24).repeat(16), 1e-5, 64
+    copies, h, n = torch.arange(24).repeat(4), 1e-5, 64
     x, y = subject.space.take(x, copies), None if y is None else subject.condition.take(y, copies)  # ty: ignore
     size = torch.zeros((), dtype=torch.float64)
     directions = []

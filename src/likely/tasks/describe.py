@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from likely import registry
-from likely.logprob import BATCH, log_prob
+from likely.logprob import BATCH, scoring
 from likely.noise import Noise
 from likely.space import Integers, Reals, Space, Table
 from likely.verbs import (
@@ -50,12 +50,27 @@ def markdown(table: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def describe(model: nn.Module, *, batch: int = BATCH) -> dict[str, Any]:
+READINGS: dict[Any, str] = {
+    Exact: "log_prob",
+    Weighted: "log_weight",
+    Bounded: "elbo",
+    Estimated: "log_prob_estimate",
+    Unnormalised: "energy",
+}
+"""The verbs that score a row and their methods, in the order in which the door for scores asks for them."""
+LARGE = 4_000_000
+"""Parameters from which on one row is enough to count on: a batch through a big model takes minutes here."""
+
+
+def describe(model: nn.Module, *, batch: int | None = None) -> dict[str, Any]:
     """Parameters, verbs, memory and cost of a model, as JSON values.
 
-    Multiply-adds are counted (by PyTorch's flop counter: matrix products and convolutions) on one batch of zeros;
-    the memory of a training step is weights, gradients, two moments and what the backward pass keeps, in bytes.
+    Multiply-adds are counted (by PyTorch's flop counter: matrix products and convolutions) on one batch, by default of
+    `BATCH` rows, or of one row where the model is `LARGE`; the memory of a training step is weights, gradients, two
+    moments and what the backward pass keeps at that batch, in bytes.
     """
+    large = sum(p.numel() for p in model.parameters()) >= LARGE
+    batch = batch or (1 if large else BATCH)
     with torch.no_grad():  # a draw of noise as a first batch, so that data-dependent starts have something to see
         x, y = blank(model.space, batch), None if model.condition is None else blank(model.condition, batch)
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
@@ -72,7 +87,7 @@ def describe(model: nn.Module, *, batch: int = BATCH) -> dict[str, Any]:
         "learns": "by gradient" if has(model, Trainable) else "by EM" if has(model, ClosedForm) else "not at all",
     }
     if has(model, Trainable):
-        if hasattr(model, "prepare"):
+        if hasattr(model, "prepare") and not large:  # it changes no count, and a big model's may take long
             model.prepare(x, y, noise=Noise(0, batch))
         kept: dict[int, int] = {}
 
@@ -89,10 +104,11 @@ def describe(model: nn.Module, *, batch: int = BATCH) -> dict[str, Any]:
             "multiply_adds_per_row": counter.get_total_flops() // 2 // batch,
             "memory_bytes": 4 * weights + sum(kept.values()),
         }
-    if any(has(model, verb) for verb in (Exact, Weighted, Bounded, Estimated, Unnormalised)):
-        with FlopCounterMode(display=False) as counter:
-            log_prob(model, x, y if takes_y(model) else None)
-        record["score"] = {"multiply_adds_per_row": counter.get_total_flops() // 2 // max(batch, BATCH)}
+    if (verb := next((verb for verb in READINGS if has(model, verb)), None)) is not None:
+        noise = {} if verb in (Exact, Unnormalised) else {"noise": Noise(0, batch)}
+        with scoring(model), FlopCounterMode(display=False) as counter:
+            getattr(model, READINGS[verb])(*((x, y) if takes_y(model) else (x,)), **noise)
+        record["score"] = {"multiply_adds_per_row": counter.get_total_flops() // 2 // batch}
     return record
 
 

@@ -64,6 +64,13 @@ def simplified(x: Any, space: Space, seed: int = 0) -> Any:
     return Rows(values, x.seen) if isinstance(x, Rows) else values
 
 
+def worth(figures: dict[str, Any]) -> str:
+    """What a background is worth, as a sentence, from its record."""
+    told = f"the background (mutation rate {figures['rate']:g}) tells {figures['tuned_on'].replace('against', 'from')}"
+    told += f" with AUROC {figures['auroc_tuned']:.3f}"
+    return told if figures["auroc_tuned"] > 0.8 else f"do not rely on ratio: {told} only"
+
+
 def cached(run: Path) -> tuple[nn.Module, dict[str, Any]] | None:
     """The background of a run as it stands now and its record, or None where none was trained."""
     record = Ledger(run).last("background")
