@@ -160,7 +160,7 @@ def run(cell: dict[str, Any], data: Any, runs: Path | None) -> None:
         began = seconds(clock)
         fit(model(), data, steps=1 + tried, **fields)
         each = max(seconds(clock) - began - first, 1e-6) / tried
-        if each * tried > min(2.0, cell["budget_s"] / 10) or tried >= 256:
+        if each * tried > min(5.0, cell["budget_s"] / 10) or tried >= 1024:
             break
         tried *= 4
     steps = max(1, int((cell["budget_s"] - first) / each))
