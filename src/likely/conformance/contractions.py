@@ -1,4 +1,4 @@
-"""F5: what stands on Lipschitz constants below 1 keeps them there."""
+"""F6: what stands on Lipschitz constants below 1 keeps them there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from likely.verbs import Invertible, has
 
 @promise
 def contractions(subject: Subject) -> str:
-    """F5 Layers keep their Lipschitz coefficient after any update, and residual blocks are contractions.
+    """F6 Layers keep their Lipschitz coefficient after any update, and residual blocks are contractions.
 
     On a float64 copy whose linear layers (`likely.nets.lipschitz.Spectral`) were multiplied by 5, an update, with its
     `after_step`: each layer's norm, by 1000 rounds of power iteration through autograd, is at most its coefficient,

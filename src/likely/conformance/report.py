@@ -44,6 +44,8 @@ def promise(test: Test) -> Test:
     """Put a check into `CHECKS`; the first line of its docstring is "ID Title."."""
     line = (test.__doc__ or "").strip().splitlines()[0]
     name, _, title = line.partition(" ")
+    if name in CHECKS:
+        raise ValueError(f"check {name} is there already; accepts one test for each id")
     CHECKS[name] = Check(name, title.rstrip("."), test)
     return test
 
