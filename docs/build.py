@@ -79,10 +79,19 @@ def presets_table() -> str:
     return table(["family", "preset", "fields"], rows)
 
 
+OWN_TABLES = ("toys", "talk_table", "ood", "tables")
+"""What docs/joint.md shows, instead of a row a line."""
+
+
 def bench_tables() -> str:
     """One table for every bench/**/*.jsonl, a row a line; what is the same in all rows is said once, above it."""
     parts = []
     for path in sorted((ROOT / "bench").rglob("*.jsonl")):
+        if path.stem in OWN_TABLES:
+            parts.append(
+                f"## {path.stem}\n\n`{path.relative_to(ROOT)}` has tables of its own: [{path.stem}](joint.md)."
+            )
+            continue
         rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         values = {column: [figure(row.get(column)) for row in rows] for column in columns}
@@ -149,6 +158,43 @@ def talk_tables() -> str:
     return told.strip() or "No measurements yet."
 
 
+def ood_tables() -> str:
+    """AUROC of every score against every set of strangers, a table for each model and inside set."""
+    parts = []
+    for row in lines_of("ood"):
+        methods = list(row["uses"])
+        cells = []
+        for name, outside in row["outside"].items():
+            found = [outside["methods"].get(method, {}).get("auroc") for method in methods]
+            bits = f"{outside['bits_per_dim']['mean']:.2f}"
+            cells.append([name, bits, *(auroc(each) if each else "" for each in found)])
+        inside = row["inside"]["bits_per_dim"]
+        told = (
+            f"{row['parameters']:,} parameters, {row['steps']:,} steps in {row['train_cpu_s']:.0f} CPU seconds (the "
+            f"background of `ratio` {row['background_cpu_s']:.0f}); inside {inside['mean']:.2f} bits/dim; "
+            f"{row['rows']} rows of each; {row['inside_rule']}. The doctor: {row['doctor']['sentence']}."
+        )
+        parts.append(f"### {row['case']}\n\n{told}\n\n{table(['outside', 'bits/dim', *methods], cells)}")
+    return "\n\n".join(parts) or "No measurements yet."
+
+
+def auroc(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.3f} ({figure['low']:.2f} to {figure['high']:.2f})"
+
+
+def uci_table() -> str:
+    """Test nats of every model on every table; sets whose densities have no floor stand apart."""
+    rows = {(row["set"], row["model"]): row for row in lines_of("tables")}
+    sets, models = (list(dict.fromkeys(key[i] for key in rows)) for i in (0, 1))
+    cells = []
+    for name in sorted(sets, key=lambda name: not next(r["comparable"] for (s, _), r in rows.items() if s == name)):
+        own = [rows.get((name, model)) for model in models]
+        ranked = all(row["comparable"] for row in own if row)
+        values = [f"{row['test_nats']:.2f} ± {row['stderr']:.2f}" if row else "" for row in own]
+        cells.append([name if ranked else f"{name} *", *values])
+    return table(["set", *models], cells) if rows else "No measurements yet."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "families": families_table,
     "presets": presets_table,
@@ -156,6 +202,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "checks": checks_table,
     "toys": toys_table,
     "talk": talk_tables,
+    "ood": ood_tables,
+    "uci": uci_table,
 }
 
 if __name__ == "__main__":
