@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from likely.conformance.general import readings
 from likely.conformance.report import Failed, Skip, promise
 from likely.conformance.subject import Subject
 from likely.families.flow.residual import Block
 from likely.logprob import scoring
 from likely.nets.lipschitz import Spectral
 from likely.noise import Noise
-from likely.verbs import Invertible, has
+from likely.verbs import Invertible, has, takes_y
 
 
 @promise
@@ -49,7 +50,9 @@ def contractions(subject: Subject) -> str:
     x, y = subject.some(8)
     hooks = [part.register_forward_hook(compare) for part in model.modules() if isinstance(part, Block)]
     with scoring(model):
-        model.features(subject.wider(x), y)
+        name, noisy = next(readings(model))
+        noise = {"noise": Noise(subject.seed + 74, 8)} if noisy else {}
+        getattr(model, name)(subject.wider(x), y if takes_y(model) else None, **noise)
         for hook in hooks:
             hook.remove()
         gap = 0.0
