@@ -106,7 +106,8 @@ def sentence(error: ValidationError) -> str:
         where = ".".join(str(place) for place in issue["loc"]) or error.title
         came = "" if issue["type"] == "missing" else f" is {issue['input']!r}"
         message = issue["msg"].removeprefix("Value error, ")
-        parts.append(message if message.startswith(f"{where} is ") else f"{where}{came}: {message}")
+        told = message.startswith(f"{where} is ") or not issue["loc"]  # a rule over several fields names them itself
+        parts.append(message if told else f"{where}{came}: {message}")
     return "; ".join(parts)
 
 
