@@ -37,8 +37,8 @@ def decisions_page(
 <div class="tiles">{"".join(tiles)}</div>
 <h2>1. Is it as right as it is sure?</h2>
 <p>Rows in bins of equal number by max p(y | x), with 95 % intervals of the share that is right. On the dotted line
-the model means what it says. The plain calibration error is {c.error:.3f}, which is above 0 even for a perfect model of
-so many rows; {c.root:.3f} is what is left when that is taken off.</p>
+the model means what it says. The mean distance from it is {c.error:.3f}, which is above 0 even for a perfect model on
+finitely many rows; the root of the mean square, debiased, is {c.root:.3f}.</p>
 <figure>{svg(reliability_figure(c.bins))}</figure>
 <h2>2. Does it keep back the right ones?</h2>
 <p>Answer the most trusted rows first and stop anywhere: the share of the answers that is wrong. AUGRC is the chance
