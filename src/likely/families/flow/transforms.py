@@ -114,8 +114,7 @@ class AffineCoupling(Transform):
     def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         z1, z2 = z[:, : self.kept], z[:, self.kept :]
         t, r = self.net(z1, y).chunk(2, 1)
-        inverse_s = (-2 - r).exp() + 1
-        return torch.cat([z1, z2 * inverse_s - t], 1)
+        return torch.cat([z1, z2 / torch.sigmoid(r + 2) - t], 1)
 
 
 class AdditiveCoupling(Transform):
