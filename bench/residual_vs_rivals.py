@@ -230,7 +230,7 @@ def main() -> None:
     for name, make in (("normflows 1.7.3", OfNormflows), ("torchflows 1.2.1", OfTorchflows)):
         race(Ours(build("residual", Reals((D,)), **OURS, **SERIES)), make(), name, "residual flow", x)
     few = SERIES | {"tail": "poisson", "tail_mean": 1.0, "train_terms": 1, "score_terms": 8}
-    label = "residual flow, 1 + Poisson(1) terms in training, 8 + Poisson(1) for scores: nearer to the rival's variance"
+    label = "residual flow, fewer terms: 1 + Poisson(1) in training, 8 + Poisson(1) for scores"
     race(Ours(build("residual", Reals((D,)), **OURS, **few)), OfNormflows(), "normflows 1.7.3", label, x)
     dense = build("residual", Reals((D,)), blocks=BLOCKS, depth=3, growth=44, **SERIES)
     race(Ours(dense), OfNormflows(), "normflows 1.7.3", "i-DenseNet", x)
