@@ -281,12 +281,6 @@ class DequantisedExact(_Dequantised):
         """Minus the bound, the mean over rows and draws, in nats."""
         return -self.log_weight(x, y, noise=noise).mean()
 
-    def loss_and_features(self, x: Tensor, y: Any = None, *, noise: Noise) -> tuple[Tensor, list[Tensor]]:
-        """`loss`, and the density's features at the noisy h, in one pass."""
-        h, log_ratio, y = self._fill(x, y, noise)
-        loss, features = self.flow.loss_and_features(h, y, noise=noise.flat())  # ty: ignore
-        return loss - log_ratio.mean(), features
-
 
 class _OverEstimate(_Dequantised):
     """Over an `Estimated` density. Abstract: trains by the density's own loss."""
@@ -297,12 +291,6 @@ class _OverEstimate(_Dequantised):
         """The density's loss at h, less log T' / q(u given x): the mean over rows and draws, in nats."""
         h, log_ratio, y = self._fill(x, y, noise)
         return self.flow.loss(h, y, noise=noise.flat()) - log_ratio.mean()  # ty: ignore
-
-    def loss_and_features(self, x: Tensor, y: Any = None, *, noise: Noise) -> tuple[Tensor, list[Tensor]]:
-        """`loss`, and the density's features at the noisy h, in one pass."""
-        h, log_ratio, y = self._fill(x, y, noise)
-        loss, features = self.flow.loss_and_features(h, y, noise=noise.flat())  # ty: ignore
-        return loss - log_ratio.mean(), features
 
     def _estimate(self, x: Tensor, y: Any, noise: Noise) -> Tensor:
         """The estimate of log p(h) plus log T' / q(u given x), (B * k,) in nats."""

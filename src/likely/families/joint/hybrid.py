@@ -81,9 +81,9 @@ class _Hybrid(nn.Module, ABC):
     def loss(self, x: Any, y: Any = None, *, player: str = "model", noise: Noise) -> Tensor:
         """Mean over all rows of -log p(y given x) - lam log p(x), nats (of the trunk's own loss for the latter).
 
-        y is (B,), -1 where it is unknown. The classifier reads the features of the very pass that gives the density:
-        over bytes those of the dequantised x, where answers read the middle of the cell. With lam = 0 there is no
-        density to pay for, and the features are those of the answers.
+        y is (B,), -1 where it is unknown. The classifier reads what its answers read: over bytes the middle of every
+        cell, in a pass of its own beside that of the dequantised x, whose noise it would otherwise learn to expect and
+        then miss. Elsewhere one pass serves both. With lam = 0 there is no density to pay for.
         """
         if y is None:
             raise ValueError("y is None; a hybrid learns from labels, with -1 for those that are unknown")
