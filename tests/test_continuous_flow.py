@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,16 +31,10 @@ from likely.space import Integers, Reals
 from likely.tasks.evaluate import Evaluation
 from likely.verbs import Estimated, Exact, Invertible, Samples, Trainable, has
 
+sys.path.append(str(Path(__file__).parent))
+from toys import shaken
+
 F64 = torch.float64
-
-
-def shaken(model: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
-    """The model with noise on every parameter: the field is zero no more."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += size * torch.randn(p.shape, generator=generator, dtype=F64).to(p.dtype)
-    return model
 
 
 class LinearField(Field):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,18 +20,12 @@ from likely.registry import build, configure, presets, tiny
 from likely.space import Integers, Reals
 from likely.verbs import Bounded, Estimated, Exact, Invertible, Samples, Trainable, Weighted, has
 
+sys.path.append(str(Path(__file__).parent))
+from toys import shaken
+
 F64 = torch.float64
 REALS = [name for name, t in tiny("flow").items() if isinstance(t.space, Reals)]
 INTEGERS = [name for name, t in tiny("flow").items() if isinstance(t.space, Integers)]
-
-
-def shaken(model: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
-    """The model with noise on every parameter: nothing is zero or the identity any more."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += size * torch.randn(p.shape, generator=generator, dtype=F64).to(p.dtype)
-    return model
 
 
 def small(name: str) -> nn.Module:

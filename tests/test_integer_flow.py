@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,16 +19,10 @@ from likely.registry import build, tiny
 from likely.space import Integers, Reals
 from likely.verbs import Bounded, Exact, Invertible, Samples, Trainable, has
 
+sys.path.append(str(Path(__file__).parent))
+from toys import shaken
+
 F64 = torch.float64
-
-
-def shaken(model: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
-    """The model with noise on every parameter: no shift is zero any more."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += size * torch.randn(p.shape, generator=generator, dtype=F64).to(p.dtype)
-    return model
 
 
 def every(shape: tuple[int, ...], levels: int) -> Tensor:

@@ -328,3 +328,12 @@ TOYS = {
     "normal in 5-D": lambda: Normal(5),
     "only samples": OnlySamples,
 }
+
+
+def shaken(model: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
+    """The model with noise on every parameter: nothing is zero or the identity any more."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += size * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
+    return model
