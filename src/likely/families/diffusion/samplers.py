@@ -47,7 +47,7 @@ class Point(NamedTuple):
 
 
 def points(grid: Tensor, noisy: bool = False) -> list[Point]:
-    """The points of a grid, in float64; raises ValueError for one that cannot be followed, `noisy` if noise is drawn."""
+    """The points of a grid, in float64; ValueError for one that cannot be followed, `noisy` if noise is drawn."""
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"grid has shape {tuple(grid.shape)}; accepts a vector of 2 log-SNRs or more")
     lam = grid.detach().to("cpu", torch.float64)
@@ -136,6 +136,7 @@ def dpmpp_2m(denoise: Denoise, z: Tensor, grid: Tensor, *, noise: Noise | None =
 class Sampler:
     """A sampler and what is known of it."""
 
+    name: str
     run: Callable[..., Iterator[Tensor]]
     """The generator function."""
     order: int
@@ -152,7 +153,7 @@ class Sampler:
         if evaluations < self.fewest:
             names = ", ".join(repr(name) for name, other in SAMPLERS.items() if other.fewest <= max(evaluations, 1))
             raise ValueError(
-                f"evaluations is {evaluations}; {self.run.__name__} accepts {self.fewest} or more: "
+                f"evaluations is {evaluations}; {self.name} accepts {self.fewest} or more: "
                 f"raise evaluations, or choose one of {names}"
             )
         return (evaluations + self.per_step - 1) // self.per_step
@@ -162,11 +163,12 @@ class Sampler:
         return self.per_step * (steps - 1) + 1
 
 
-SAMPLERS: dict[str, Sampler] = {
-    "ddim": Sampler(ddim, 1, "uniform"),
-    "heun": Sampler(heun, 2, "edm", per_step=2, fewest=15),
-    "dpmpp_2m": Sampler(dpmpp_2m, 2, "uniform"),
-}
+_SAMPLERS = (
+    Sampler("ddim", ddim, 1, "uniform"),
+    Sampler("heun", heun, 2, "edm", per_step=2, fewest=15),
+    Sampler("dpmpp_2m", dpmpp_2m, 2, "uniform"),
+)
+SAMPLERS: dict[str, Sampler] = {sampler.name: sampler for sampler in _SAMPLERS}
 """By name; `dpmpp_2m` is the default, `heun` the reference where evaluations are cheap."""
 GRIDS = ("uniform", "edm", "time")
 
