@@ -58,14 +58,18 @@ class Diffusion(FamilyConfig):
     multipliers: tuple[Count, ...] = (1, 2, 2)
     """U-Net: channels at each level, in multiples of width; each level but the first halves the picture."""
 
-    blocks: Count = 2
-    """Residual blocks: of a U-Net at each level, of a transformer or an mlp in all."""
+    blocks: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
+    """Residual blocks: of a U-Net at each level (one number: as many at all levels), of a transformer or an mlp in
+    all."""
 
     attention: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """U-Net: the levels, from 0, that have self-attention."""
 
-    heads: Count = 4
-    """Heads of attention."""
+    head: Count = 32
+    """Channels of a head of attention."""
+
+    order: Literal["ddpm", "efficient"] = "ddpm"
+    """U-Net: DDPM's order, or Imagen's efficient one, which halves the picture before a level's blocks."""
 
     patch: Count = 2
     """Transformer: side of a patch."""
@@ -123,9 +127,9 @@ class Diffusion(FamilyConfig):
     """How draws are made unless told otherwise."""
 
 
-_VECTOR: dict[str, Any] = {"net": "mlp", "width": 128, "blocks": 3}
-_DIGITS: dict[str, Any] = {"width": 32, "multipliers": (1, 2), "blocks": 1}
-_SMALL: dict[str, Any] = {"width": 32, "multipliers": (1, 2, 2), "blocks": 1}
+_VECTOR: dict[str, Any] = {"net": "mlp", "width": 128, "blocks": (3,)}
+_DIGITS: dict[str, Any] = {"width": 32, "multipliers": (1, 2)}
+_SMALL: dict[str, Any] = {"width": 32, "multipliers": (1, 2, 2)}
 _KINDS: dict[str, dict[str, Any]] = {
     "ddpm": {"schedule": "ddpm", "prediction": "noise", "steps": 999, "decoder": "denoiser"},
     "vdm": {"schedule": "learned", "low": -5.0, "prediction": "noise", "weighting": "bound"},
