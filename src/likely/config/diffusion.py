@@ -50,7 +50,7 @@ class Diffusion(FamilyConfig):
     family: Literal["diffusion"] = "diffusion"
 
     net: Literal["unet", "dit", "mlp"] = "unet"
-    """The network: a U-Net or a transformer on patches, for pictures (C, H, W) and sequences (C, L); an mlp otherwise."""
+    """The network: a U-Net or a transformer on patches, for pictures (C, H, W) and sequences (C, L), or an mlp."""
 
     width: Count = 32
     """Channels of a U-Net's finest level; features of a transformer or an mlp."""
@@ -85,7 +85,7 @@ class Diffusion(FamilyConfig):
     """Added to the schedule's log-SNR."""
 
     high: float | None = None
-    """The first log-SNR. None: so high that a level's cell is six standard deviations of the noise wide; 12 on reals."""
+    """The first log-SNR. None: so high that the noise's deviation is a sixth of a level's cell; 12 on reals."""
 
     low: float = -9.0
     """The last log-SNR, where nothing of x should be left."""

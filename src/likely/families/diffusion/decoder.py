@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from likely.noise import Noise
-from likely.space import Integers, Reals, Space
+from likely.space import Integers, Reals
 
 WINDOW = 9.0
 """Standard deviations to either side beyond which levels are left out: e^-40 of the mass."""

@@ -29,7 +29,6 @@ from likely.nets.embedding import Condition
 from likely.noise import Noise
 from likely.space import Integers, Reals, Space
 
-
 Denoise = Callable[[Tensor, Tensor, Condition | None], Tensor]
 """z (B, *shape), log-SNR (B,) and condition to x_hat."""
 
@@ -180,10 +179,8 @@ class Process(nn.Module, ABC):
 
     def sample(self, n: int, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """n values of the space by the config's sampler, then by p(x | z_0)."""
-        z = noise.normal(self.space.shape, dtype=self._dtype)
-        for z in self.path(z, y, noise=noise):
-            pass
-        return self.decode(z, y, noise=noise)
+        *_, z0 = self.path(noise.normal(self.space.shape, dtype=self._dtype), y, noise=noise)
+        return self.decode(z0, y, noise=noise)
 
     def decode(self, z0: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """Raw rows x from p(x | z_0)."""

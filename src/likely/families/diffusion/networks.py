@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from likely.config.diffusion import Diffusion as Config
-from likely.nets.clocked import Clocked
-from likely.nets.dit import DiT
+from likely.nets.clocked import ClockedMLP
 from likely.nets.embedding import Condition
 from likely.nets.unet import UNet
 from likely.space import Integers, Reals
@@ -29,11 +28,17 @@ def network(config: Config, space: Integers | Reals, vector: int) -> nn.Module:
     Raises `ValueError` where the network does not fit the space.
     """
     if config.net == "mlp":
-        return Flat(Clocked(space.dims, width=config.width, blocks=config.blocks[0], dropout=config.dropout, vector=vector))
+        return Flat(
+            ClockedMLP(space.dims, width=config.width, blocks=config.blocks[0], dropout=config.dropout, vector=vector)
+        )
     if len(space.shape) not in (2, 3):
-        raise ValueError(f"net is {config.net!r} over {space}; accepts pictures (C, H, W) or sequences (C, L): choose 'mlp'")
+        raise ValueError(
+            f"net is {config.net!r} over {space}; accepts pictures (C, H, W) or sequences (C, L): choose 'mlp'"
+        )
     channels, dims = space.shape[0], len(space.shape) - 1
     if config.net == "dit":
+        from likely.nets.dit import DiT
+
         return DiT(
             channels,
             space.shape[1:],

@@ -1,8 +1,8 @@
 """Schedules: how much noise there is when. t in [0, 1] to the log-SNR lambda = log alpha^2 / sigma^2, falling.
 
 The log-SNR is the clock of everything in this family: noising processes with equal lambda differ by a rescaling alone
-("Variational Diffusion Models", Kingma, Salimans, Poole, Ho, 2021, section 4). Inside, z = alpha x + sigma eps preserves
-variance: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda).
+("Variational Diffusion Models", Kingma, Salimans, Poole, Ho, 2021, section 4). Inside, z = alpha x + sigma eps keeps
+the variance: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda).
 
 Every schedule is a falling curve lambda = f(u), cut to the stretch between two log-SNRs `high` and `low`, along which t
 runs evenly in u. The maths is float64. Schedules have no buffers, and no averaging of weights ever touches one.
@@ -122,7 +122,7 @@ class Learned(Linear):
 
 
 class Cosine(Schedule):
-    """alpha = cos(pi u / 2) ("Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021, eq. 17)."""
+    """alpha = cos(pi u / 2) ("Improved Denoising Diffusion Probabilistic Models", Nichol, Dhariwal, 2021, eq. 17)."""
 
     def curve(self, u: Tensor) -> Tensor:
         return -2 * (math.pi / 2 * u).tan().log()
@@ -135,7 +135,7 @@ class Cosine(Schedule):
 
 
 class Flow(Schedule):
-    """alpha : sigma = 1 - u : u, the straight lines of rectified flows ("Flow Straight and Fast", Liu, Gong, Liu, 2023)."""
+    """alpha : sigma = 1 - u : u, straight lines from data to noise ("Flow Straight and Fast", Liu, Gong, Liu, 2023)."""
 
     def curve(self, u: Tensor) -> Tensor:
         return 2 * ((1 - u) / u).log()
@@ -163,7 +163,7 @@ class EDM(Schedule):
 
 class DDPM(Schedule):
     """alpha^2 = prod(1 - beta) over 1,000 betas from 1e-4 to .02, lambda even between them ("Denoising Diffusion
-    Probabilistic Models", Ho, Jain, Abbeel, 2020). t = 0 is the first noise level, t = 1 the last: 999 steps between."""
+    Probabilistic Models", Ho, Jain, Abbeel, 2020). t = 0 is the first noise level, t = 1 the last: 999 steps."""
 
     table = (1 - torch.linspace(*DDPM_BETAS, DDPM_STEPS, dtype=torch.float64)).log().cumsum(0)
     table = table - (-table.expm1()).log()  # log alpha^2 - log(1 - alpha^2)
