@@ -73,6 +73,12 @@ def checked(condition: Condition | None, vector: int, tokens: int, image: int) -
     return condition
 
 
+def check_input(x: Tensor, channels: int, dims: int) -> None:
+    """`ValueError` unless x is (B, channels, *spatial) with so many spatial axes."""
+    if x.ndim != dims + 2 or x.shape[1] != channels:
+        raise ValueError(f"x has shape {tuple(x.shape)}; accepts (B, {channels}, {'L' if dims == 1 else 'H, W'})")
+
+
 def beside(x: Tensor, condition: Condition) -> Tensor:
     """x with the condition's image among its channels."""
     return x if condition.image is None else torch.cat([x, condition.image.to(x.dtype)], 1)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from likely.nets.attention import Attention
-from likely.nets.embedding import Condition, Embedding, beside, checked, zero
+from likely.nets.embedding import Condition, Embedding, beside, check_input, checked, zero
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 32, "multipliers": (1, 2, 2), "blocks": (1, 1, 1), "attention": (2,)},
@@ -131,10 +131,7 @@ class UNet(nn.Module):
         self.last = zero(CONV[dims](self.norm.num_channels, channels if outputs is None else outputs, 3, padding=1))
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition | None = None) -> Tensor:
-        if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; accepts (B, {self.channels}, {'H, W' if self.dims == 2 else 'L'})"
-            )
+        check_input(x, self.channels, self.dims)
         condition = checked(condition, self.vector, self.tokens, self.image)
         e = self.embedding(log_snr, condition, x.dtype)
         tokens = None if condition.tokens is None else self.token_norm(condition.tokens.to(x.dtype))
@@ -215,6 +212,7 @@ class Sites(nn.Module):
         heads = next(n for n in range(max(channels // head, 1), 0, -1) if channels % n == 0)
         self.norm = group_norm(channels)
         self.attention = Attention(channels, heads, tokens)
+        zero(self.attention.out)
 
     def forward(self, h: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         a = self.attention(self.norm(h).flatten(2).transpose(1, 2), tokens, mask)

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from likely.config.diffusion import Diffusion as Config
-from likely.config.diffusion import Sampler
+from likely.config.diffusion import Drawing, Sampler
+from likely.families.diffusion import guidance
 from likely.families.diffusion.conditioning import Embedding, hidden_rows
 from likely.families.diffusion.core import Core, along
 from likely.families.diffusion.decoder import Cells, Decoder, Discretised, Gaussian, Softmax, Standardised
@@ -206,6 +207,10 @@ class Process(nn.Module, ABC):
             raise ValueError(f"y is None, but this model was trained with drop=0 and so needs y in {self.condition}")
         return self.embedding(y, n, hide)
 
+    def drawn(self, guide: Process | None = None, **settings: Any) -> Drawn:
+        """This model with other settings for drawing: fields of `likely.config.diffusion.Drawing`."""
+        return Drawn(self, Drawing.model_validate(self.config.sampler.model_dump() | settings), guide)
+
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
@@ -217,6 +222,57 @@ class Diffusion(Process):
     def elbo(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """A bound on log p(x), or log p(x given y), (B * k,) in nats; its mean over draws is a bound again."""
         return -self.elbo_terms(x, y, noise=noise).total
+
+
+class Drawn(nn.Module):
+    """Draws from a diffusion model by another sampler, guided or not. Verb: Samples.
+
+    What comes of it follows a law of its own, whose density nobody knows: ask the model itself about likelihoods.
+    `guide` is a weaker model of the same space, for autoguidance.
+    """
+
+    def __init__(self, model: Process, settings: Drawing, guide: Process | None = None) -> None:
+        super().__init__()
+        guided = settings.guidance != 1
+        if guided and guide is None and (model.embedding is None or not model.config.drop):
+            why = "has no condition" if model.embedding is None else "was trained with drop=0"
+            raise ValueError(
+                f"guidance is {settings.guidance:g}, but this model {why}; accepts 1, or a model trained with a "
+                "condition and drop above 0, or a weaker model as guide"
+            )
+        if guide is not None and guide.space != model.space:
+            raise ValueError(f"guide is a model of {guide.space}; accepts one of {model.space}")
+        self.model, self.guide, self.settings = model, guide, settings
+        self.space, self.condition = model.space, model.condition
+        SAMPLERS[settings.name].steps(settings.evaluations)  # too few are an error now
+
+    def sample(self, n: int, y: Tensor | None = None, *, noise: Noise) -> Tensor:
+        """n values of the space."""
+        z = noise.normal(self.space.shape, dtype=self.model._dtype)
+        *_, z0 = self.path(z, y, noise=noise)
+        return self.model.decode(z0, y, noise=noise)
+
+    def path(self, z: Tensor, y: Tensor | None = None, *, noise: Noise) -> Iterator[Tensor]:
+        """The states of the sampler on its way from z (B, *shape) at the last log-SNR to the first one."""
+        yield from follow(self._denoiser(y, z.shape[0]), z, self.model, self.settings, noise)
+
+    def _denoiser(self, y: Tensor | None, n: int) -> Callable[[Tensor, Tensor], Tensor]:
+        model, s = self.model, self.settings
+        condition = model._condition(y, n)
+        plain = guidance.once(lambda z, log_snr: model._denoise(z, log_snr, condition))
+        answer = plain
+        if s.guidance != 1:
+            if self.guide is not None:
+                theirs = self.guide._condition(y, n)
+                worse = self.guide._denoise
+                answer = guidance.autoguidance(plain, lambda z, log_snr: worse(z, log_snr, theirs), s.guidance)
+            else:
+                answer = guidance.doubled(model._denoise, condition, model._condition(None, n), s.guidance)
+            if s.rescale:
+                answer = guidance.rescaled(answer, plain, s.rescale)
+            if s.guidance_from > -math.inf or s.guidance_to < math.inf:
+                answer = guidance.interval(answer, plain, s.guidance_from, s.guidance_to)
+        return answer if s.threshold is None else guidance.dynamic_threshold(answer, s.threshold)
 
 
 def follow(
