@@ -26,6 +26,8 @@ from likely.families.diffusion.core import Core, along
 from likely.families.diffusion.decoder import Cells, Decoder, Discretised, Gaussian, Softmax, Standardised
 from likely.families.diffusion.samplers import SAMPLERS, grid
 from likely.families.diffusion.schedule import SCHEDULES, signal_noise
+from likely.families.diffusion.trajectory import Trajectory
+from likely.families.diffusion.views import ProbabilityFlow, Truncated
 from likely.nets.embedding import Condition
 from likely.noise import Noise
 from likely.space import Integers, Reals, Space
@@ -139,6 +141,12 @@ class Process(nn.Module, ABC):
         prior, reconstruction = self._ends(raw, x0, condition, noise, self._denoise)
         return Terms(prior, self._steps(x0, condition, noise, self._denoise), reconstruction)
 
+    def cost_at(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
+        """The diffusion term's density over time at times t (B * k,) in [0, 1], (B * k,) in nats: its mean over t is
+        the term. With T discrete steps t is one of 1/T, 2/T .. 1, and the value T times what that step costs."""
+        condition = self._condition(None if y is None else noise.expand(y), noise.count)
+        return self._cost(noise.expand(self.scaled(x)), t.double(), condition, noise, self._denoise)
+
     def _ends(
         self, x: Tensor, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise
     ) -> tuple[Tensor, Tensor]:
@@ -152,11 +160,17 @@ class Process(nn.Module, ABC):
     def _steps(self, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
         """The integral or sum over the process at one time a draw, (n,)."""
         u, T = noise.stratified(), self.config.steps
+        t = u if T is None else ((u * T).floor().clamp(max=T - 1) + 1) / T
+        return self._cost(x0, t, condition, noise, denoise)
+
+    def _cost(self, x0: Tensor, t: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
+        """What times t (n,) add to minus the bound, per unit of time, (n,); with T steps T times what step t T adds."""
+        T = self.config.steps
         if T is None:
-            log_snr = self.schedule.log_snr(u)
-            weight = -self.schedule.slope(u) * log_snr.exp()
+            log_snr = self.schedule.log_snr(t)
+            weight = -self.schedule.slope(t) * log_snr.exp()
         else:
-            i = (u * T).floor().clamp(max=T - 1) + 1
+            i = (t * T).round()
             log_snr, before = self.schedule.log_snr(i / T), self.schedule.log_snr((i - 1) / T)
             weight = T * (before.exp() - log_snr.exp())  # = T expm1(lambda_{i-1} - lambda_i) exp(lambda_i)
         z = self._noised(x0, log_snr, noise)
@@ -168,13 +182,17 @@ class Process(nn.Module, ABC):
         alpha, sigma = signal_noise(log_snr.to(x0.device))
         return along(alpha, x0) * x0 + along(sigma, x0) * noise.normal(self.space.shape, dtype=x0.dtype)
 
-    def _read(self, z0: Tensor, condition: Condition | None, denoise: Denoise) -> tuple[Tensor, Tensor]:
-        """Mean and width of p(x | z_0)."""
-        high = self.schedule.high.to(z0.device)
+    def _read(
+        self, z: Tensor, condition: Condition | None, denoise: Denoise, at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and width of p(x | z) for z = z_0, or z at another log-SNR: a learned width grows with the noise."""
+        high = self.schedule.high.to(z.device)
+        log_snr = high if at is None else at
         if self.config.decoder == "direct":
-            alpha, sigma = signal_noise(high)
-            return z0 / alpha.to(z0.dtype), (sigma / alpha).to(z0.dtype)
-        return denoise(z0, high.expand(z0.shape[0]), condition), self.log_width.exp()
+            alpha, sigma = signal_noise(log_snr)
+            return z / alpha.to(z.dtype), (sigma / alpha).to(z.dtype)
+        width = self.log_width if at is None else self.log_width + (0.5 * (high - at)).to(z.dtype)
+        return denoise(z, log_snr.expand(z.shape[0]), condition), width.exp()
 
     # Samples -------------------------------------------------------------------------------------------------------
 
@@ -193,6 +211,15 @@ class Process(nn.Module, ABC):
         yield from follow(lambda z, log_snr: self._denoise(z, log_snr, condition), z, self, self.config.sampler, noise)
 
     # Parts ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def views(self) -> dict[str, Callable[[], nn.Module]]:
+        """Other likelihoods of this model: see `likely.families.diffusion.views` and `trajectory`."""
+        found: dict[str, Callable[[], nn.Module]] = {
+            "flow": lambda: ProbabilityFlow(self),
+            "truncated": lambda: Truncated(self),
+        }
+        return found | ({"paths": lambda: Trajectory(self)} if self.config.steps else {})
 
     def _denoise(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
         """x_hat, brought back to where x can be: the posterior mean lies between the first and the last level."""
