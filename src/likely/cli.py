@@ -116,6 +116,7 @@ def evaluate(
     data: Name = None,
     split: Split = "test",
     k: int = 1,
+    view: Name = None,
     limit: Count = None,
     seed: Seed = 0,
     out: Out = None,
@@ -128,20 +129,22 @@ def evaluate(
         run: The run folder.
         data: Other data than the run's own.
         k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter.
+        view: Another reading that the model has, such as flow or truncated of a diffusion model.
         limit: Use the first rows only.
     """
     from likely.tasks.evaluate import evaluate as score
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
+    from likely.verbs import view as viewed
 
     _unwritten(force, out)
     loaded = _data(run, data)
-    model = load_model(run)
+    model = load_model(run) if view is None else viewed(load_model(run), view)
     _fits(model, loaded)
     rows = _first(getattr(loaded, split), model.space, limit)
     with Stage("scoring", len(rows)) as stage:
         result = score(model, rows, k, seed=seed, progress=stage.advance)
-    record = {"data": loaded.name, "split": split, "seed": seed} | result.to_json()
+    record = {"data": loaded.name, "split": split, "seed": seed, "view": view} | result.to_json()
     Ledger(run).append("evaluate", figures=record)
     give(record, f"{loaded.name}, {split}: {result}", out, json)
 
