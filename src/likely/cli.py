@@ -150,6 +150,7 @@ def sample(
     run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
     y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    how: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
     seed: Count = None,
     out: Place = None,
     force: Force = False,
@@ -159,6 +160,7 @@ def sample(
 
     Args:
         run: The run folder.
+        how: For models whose draws can be made in several ways (diffusion): name=heun evaluations=50 guidance=3.
         n: How many.
         y: The class to draw from, by name or number; without it a joint draws the class as well, and a conditional
             model takes every class in turn.
@@ -167,16 +169,22 @@ def sample(
     """
     import secrets
 
+    from likely.config.recipe import settings_of
     from likely.logprob import sample as draw
     from likely.tasks.learn import classes_of, recipe_of
     from likely.tasks.pictures import save_values, suffixes
     from likely.tasks.samples import digest
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
+    from likely.verbs import name_of
 
     _unwritten(force, out)
     recipe_of(run)
     model = load_model(run)
+    settings = settings_of(how)
+    if settings and not hasattr(model, "drawn"):
+        raise ValueError(f"how is {' '.join(how)}, but {name_of(model)} draws in one way only; leave it out")
+    model = model.drawn(**settings) if settings else model
     labels = _labels(model, classes_of(run), y, n)
     chosen = secrets.randbits(62) if seed is None else seed
     path = out or _fresh(run / f"samples-{chosen}{suffixes(model.space)[0]}")
@@ -186,7 +194,7 @@ def sample(
         draws = draw(model, n, labels, seed=chosen, progress=stage.advance)
     save_values(draws, model.space, path)
     record = {"n": n, "seed": chosen, "y": None if labels is None else labels.tolist(), "sha256": digest(draws)}
-    record |= {"out": str(path)}
+    record |= {"how": settings, "out": str(path)}
     Ledger(run).append("sample", figures=record)
     give(record, f"{n} draws of seed {chosen}: {path}", None, json)
 

@@ -24,6 +24,9 @@ def _signed(word: int) -> int:
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
+# 2^64 / p and 2^64 / p^2 with p^3 = p + 1: a lattice that fills the line evenly along rows and along draws
+_ALONG_ROWS = _signed(0xC13FA9A902A6328F)
+_ALONG_DRAWS = _signed(0x91E10DA5C79E7B1D)
 
 
 def _shifted(word: Tensor, bits: int) -> Tensor:
@@ -68,12 +71,13 @@ class Noise:
         self.calls = 0
         high, low = divmod(seed % 2**128, 2**64)
         start = _mix_int(_mix_int(low + _GOLDEN) + high)
-        keys = _mix(rows * _GOLDEN + _signed(start))
+        keys, places = _mix(rows * _GOLDEN + _signed(start)), rows * _ALONG_ROWS
         if numbers == range(1):
-            self._keys = _mix(keys)
+            self._keys, self._places = _mix(keys), places
         else:
             number = torch.arange(numbers.start, numbers.stop, numbers.step, device=rows.device)
             self._keys = _mix(keys[:, None] + number * _MIX_2).flatten()
+            self._places = (places[:, None] + number * _ALONG_DRAWS).flatten()
 
     @property
     def count(self) -> int:
@@ -89,6 +93,7 @@ class Noise:
         part = copy.copy(self)
         part.rows = self.rows[index]
         part._keys = self._keys.reshape(len(self.rows), self.draws)[index].flatten()
+        part._places = self._places.reshape(len(self.rows), self.draws)[index].flatten()
         return part
 
     def flat(self) -> Noise:
@@ -104,6 +109,18 @@ class Noise:
         word = _shifted(self._words(shape), 64 - bits)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         return word.to(wide).add_(0.5).mul_(2.0**-bits).to(dtype)
+
+    def stratified(self) -> Tensor:
+        """One uniform a draw, (B * k,) float64, spread evenly over neighbouring rows and over the draws of a row.
+
+        Each is uniform on (0, 1) over seeds, but they depend on each other: an average over rows or draws of a smooth
+        function of them is unbiased and varies far less than that of independent ones. The points are those of a
+        lattice, moved as a whole by what seed and call say ("Quasi-Monte Carlo methods", Niederreiter, 1978).
+        """
+        self.calls += 1
+        moved = _mix_int(_mix_int(self.seed + self.calls * 0xD1342543DE82EF95) + (self.seed >> 64))
+        word = _shifted(self._places + _signed(moved), 12)
+        return word.double().add_(0.5).mul_(2.0**-52)
 
     def normal(self, shape: Iterable[int] = (), *, dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal ("A note on the generation of random normal deviates", Box and Muller, 1958)."""
