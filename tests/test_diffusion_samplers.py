@@ -189,11 +189,14 @@ def test_ancestral_kernel_is_the_posterior():
     deviation = (p @ (lattice - mean) ** 2).sqrt()
 
     lam, z = torch.tensor([t.log_snr, s.log_snr], dtype=F64), torch.full((2, 1), z_t, dtype=F64)
-    low, high = (
-        last(ddim, lambda z, _: torch.full_like(z, x), z, lam, noise=Design(1, 1), eta=1.0).flatten().sort().values
-    )
-    assert torch.allclose((low + high) / 2, mean, rtol=0, atol=1e-10)
-    assert torch.allclose((high - low) / 2, deviation, rtol=0, atol=1e-10)
+    for eta in (1.0, 0.6):
+        above, below = last(ddim, lambda z, _: torch.full_like(z, x), z, lam, noise=Design(1, 1), eta=eta)
+        assert float(above - below) / 2 == pytest.approx(eta * float(deviation), abs=1e-10)
+        if eta == 1:
+            assert float(above + below) / 2 == pytest.approx(float(mean), abs=1e-10)
+        else:  # the marginal stays: the noise that is kept of z_t, and the fresh one, add up to sigma_s
+            kept = (float(above + below) / 2 - s.alpha * x) / ((z_t - t.alpha * x) / t.sigma)
+            assert kept**2 + (eta * float(deviation)) ** 2 == pytest.approx(s.sigma**2, abs=1e-10)
 
 
 @pytest.mark.parametrize("sampler", [dpmpp_2m, ipndm])
