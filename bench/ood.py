@@ -49,7 +49,7 @@ DENSE = {  # a small i-DenseNet on images, of which some hundred steps fit into 
 MODELS: dict[str, dict[str, Any]] = {
     "pixelcnn": {"family": "autoregressive", "preset": "small", "train": {**IMAGES, "batch": 16}},
     "glow": {"family": "flow", "preset": "small", "train": {**IMAGES, "batch": 64}},
-    "hybrid": {"family": "hybrid", "preset": "default", "model": DENSE, "train": {**IMAGES, "batch": 32}},
+    "hybrid": {"family": "hybrid", "preset": "default", "model": DENSE, "train": {**IMAGES, "batch": 32, "lr": 5e-3}},
 }
 
 
