@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from likely.config.diffusion import Diffusion as Config
 from likely.config.diffusion import Sampler
-from likely.families.diffusion.conditioning import Embedding, hidden_rows
+from likely.families.diffusion.conditioning import hidden_rows
 from likely.families.diffusion.core import Core, along
 from likely.families.diffusion.decoder import Cells, Decoder, Discretised, Gaussian, Softmax, Standardised
+from likely.families.diffusion.inside import Inside
 from likely.families.diffusion.samplers import SAMPLERS, grid
 from likely.families.diffusion.schedule import SCHEDULES, signal_noise
 from likely.nets.embedding import Condition
@@ -57,20 +58,18 @@ class Terms(NamedTuple):
         return self.prior + self.diffusion + self.reconstruction
 
 
-class Process(nn.Module, ABC):
+class Process(Inside, ABC):
     """The network, the schedule and the decoder of a diffusion model, without a likelihood. Abstract.
 
     Verbs here: Trainable, Samples, Denoiser.
     """
 
     players = ("model",)
+    config: Config
 
     def __init__(self, config: Config, space: Integers | Reals, condition: Space | None, net: nn.Module) -> None:
-        super().__init__()
-        self.config, self.space, self.condition = config, space, condition
+        super().__init__(config, space, condition)
         self.core = Core(net, config.prediction, config.sigma_data)
-        self.embedding = None if condition is None else Embedding(condition, config.width)
-        self.scaling = Cells(space) if isinstance(space, Integers) else Standardised(space, config.sigma_data)
         self.schedule = SCHEDULES[config.schedule](first_log_snr(config, space), config.low, config.shift)
         self.surrogate = config.weighting != "bound"
         if config.decoder == "denoiser":  # at first as wide as the noise of z_0
@@ -78,14 +77,6 @@ class Process(nn.Module, ABC):
         self.decoder: Decoder = _decoder(config, self.scaling)
 
     # Denoiser ------------------------------------------------------------------------------------------------------
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """Raw rows as the process noises them: cell centres on [-1, 1], or reals with standard deviation sigma_data."""
-        return self.scaling.scaled(x, self._dtype)
-
-    def unscaled(self, x: Tensor) -> Tensor:
-        """Scaled rows in raw units, real-valued."""
-        return self.scaling.unscaled(x)
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x given x_t], scaled, for x_t = alpha x + sigma eps (B, *shape) and log-SNRs (B,).
@@ -123,11 +114,6 @@ class Process(nn.Module, ABC):
         error = (self.core.read(F, z, log_snr) - x0).square().flatten(1).sum(1)
         weight = WEIGHTS[self.config.weighting](log_snr)
         return (-0.5 * weight * slope * log_snr.exp() * error).mean().to(self._dtype)
-
-    @torch.no_grad()
-    def prepare(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> None:
-        """Centre and scale of reals, from data."""
-        self.scaling.prepare(x)
 
     # The bound's terms ---------------------------------------------------------------------------------------------
 
@@ -194,21 +180,7 @@ class Process(nn.Module, ABC):
     # Parts ---------------------------------------------------------------------------------------------------------
 
     def _denoise(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
-        """x_hat, brought back to where x can be: the posterior mean lies between the first and the last level."""
-        x_hat = self.core.denoise(z, log_snr, condition)
-        edge = 1 - 1 / self.space.levels if isinstance(self.space, Integers) else None
-        return x_hat if edge is None else x_hat.clamp(-edge, edge)
-
-    def _condition(self, y: Tensor | None, n: int, hide: Tensor | None = None) -> Condition | None:
-        if self.embedding is None:
-            return None
-        if y is None and not self.config.drop:
-            raise ValueError(f"y is None, but this model was trained with drop=0 and so needs y in {self.condition}")
-        return self.embedding(y, n, hide)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        return self.within(self.core.denoise(z, log_snr, condition))
 
 
 class Diffusion(Process):
