@@ -151,9 +151,10 @@ class Process(Inside, ABC):
     def _steps(self, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
         """The integral or sum over the process at one time a draw, (n,)."""
         u, T = noise.stratified(), self.config.steps
-        if T is None:
-            log_snr = self.schedule.log_snr(u)
-            weight = -self.schedule.slope(u) * log_snr.exp()
+        if T is None:  # even in log-SNR: the integral is the same along every schedule, its variance least on this one
+            low, high = self.schedule.low.to(u.device), self.schedule.high.to(u.device)
+            log_snr = high + u * (low - high)
+            weight = (high - low) * log_snr.exp()
         else:
             i = (u * T).floor().clamp(max=T - 1) + 1
             log_snr, before = self.schedule.log_snr(i / T), self.schedule.log_snr((i - 1) / T)
