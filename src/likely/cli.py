@@ -7,6 +7,7 @@ been saved.
 
 from __future__ import annotations
 
+import difflib
 import sys
 import warnings
 from pathlib import Path
@@ -554,7 +555,9 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Parse the arguments, run the command, turn mistakes into one sentence."""
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"likely: {message}\n")
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        _known(arguments)
         status = tyro.extras.subcommand_cli_from_dict(  # ty: ignore[no-matching-overload]
             COMMANDS,
             prog="likely",
@@ -572,6 +575,14 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status or 0)
+
+
+def _known(arguments: list[str]) -> None:
+    """Refuses a command that there is not, with the nearest that there is."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        near = difflib.get_close_matches(arguments[0], COMMANDS, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"accepts {', '.join(COMMANDS)}"
+        raise ValueError(f"command is {arguments[0]!r}; {hint}")
 
 
 def _sentence(error: Exception) -> str:

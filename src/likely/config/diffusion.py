@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, log
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -125,9 +125,9 @@ class Diffusion(FamilyConfig):
     whole_paths: bool = False
     """With `steps`: score all of them on one path of noise, which makes importance weights of the bound."""
 
-    decoder: Literal["direct", "denoiser"] = "direct"
+    decoder: Literal["direct", "denoiser", "separate"] = "direct"
     """p(x | z_0): direct, by what the noise at the first log-SNR leaves open; denoiser, a Gaussian of learned width
-    around the network's x_hat(z_0)."""
+    around the network's x_hat(z_0); separate, the same from a second network of its own (DAED)."""
 
     drop: Share = 0.1
     """Share of training rows whose condition is hidden, for guidance."""
@@ -145,6 +145,9 @@ _KINDS: dict[str, dict[str, Any]] = {
     "edm": {"schedule": "edm", "prediction": "edm", "times": "lognormal"},
     "v": {"schedule": "cosine", "prediction": "v"},
     "flow-matching": {"schedule": "flow", "prediction": "velocity"},
+    # DAED: a generator of what is left after a first step with variance .001 or .1, and a denoiser of its own
+    "daed-0.001": {"high": log(999.0), "decoder": "separate"},
+    "daed-0.1": {"high": log(9.0), "decoder": "separate"},
 }
 
 PRESETS: dict[str, Any] = {

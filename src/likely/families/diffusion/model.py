@@ -66,17 +66,30 @@ class Process(nn.Module, ABC):
 
     players = ("model",)
 
-    def __init__(self, config: Config, space: Integers | Reals, condition: Space | None, net: nn.Module) -> None:
+    def __init__(
+        self,
+        config: Config,
+        space: Integers | Reals,
+        condition: Space | None,
+        net: nn.Module,
+        reader: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.space, self.condition = config, space, condition
         self.core = Core(net, config.prediction, config.sigma_data)
+        self.own_reader = None if reader is None else Core(reader, config.prediction, config.sigma_data)
         self.embedding = None if condition is None else Embedding(condition, config.width)
         self.scaling = Cells(space) if isinstance(space, Integers) else Standardised(space, config.sigma_data)
         self.schedule = SCHEDULES[config.schedule](first_log_snr(config, space), config.low, config.shift)
         self.surrogate = config.weighting != "bound"
-        if config.decoder == "denoiser":  # at first as wide as the noise of z_0
+        if config.decoder != "direct":  # at first as wide as the noise of z_0
             self.log_width = nn.Parameter(-0.5 * self.schedule.high.detach().float())
         self.decoder: Decoder = _decoder(config, self.scaling)
+
+    @property
+    def reader(self) -> Core:
+        """The denoiser whose x_hat(z_0) the decoder stands around."""
+        return self.core if self.own_reader is None else self.own_reader
 
     # Denoiser ------------------------------------------------------------------------------------------------------
 
@@ -103,7 +116,7 @@ class Process(nn.Module, ABC):
         condition = self._condition(None if y is None else noise.expand(y), noise.count, hide)
         x0 = noise.expand(self.scaled(x))
         if self.config.weighting == "bound":
-            prior, reconstruction = self._ends(noise.expand(x), x0, condition, noise, self.core.denoise)
+            prior, reconstruction = self._ends(noise.expand(x), x0, condition, noise, self.reader.denoise)
             return (prior + reconstruction + self._steps(x0, condition, noise, self.core.denoise)).mean()
         if self.config.times == "lognormal":
             s = self.config.log_sigma_mean + self.config.log_sigma_std * noise.normal(dtype=torch.float64)
@@ -117,8 +130,8 @@ class Process(nn.Module, ABC):
         F = self.core.predict(z, log_snr, condition)
         if slope is None or self.config.weighting == "mse":
             loss = (F - self.core.target(x0, eps, log_snr)).square().flatten(1).mean(1)
-            if self.config.decoder == "denoiser":
-                ends = self._ends(noise.expand(x), x0, condition, noise, self.core.denoise)
+            if self.config.decoder != "direct":
+                ends = self._ends(noise.expand(x), x0, condition, noise, self.reader.denoise)
                 loss = loss + ends[1] / self.space.dims
             return loss.mean()
         error = (self.core.read(F, z, log_snr) - x0).square().flatten(1).sum(1)
@@ -136,7 +149,7 @@ class Process(nn.Module, ABC):
         """Minus the bound on log p(x), or log p(x given y), in its three parts, each (B * k,) in nats."""
         condition = self._condition(None if y is None else noise.expand(y), noise.count)
         raw, x0 = noise.expand(x), noise.expand(self.scaled(x))
-        prior, reconstruction = self._ends(raw, x0, condition, noise, self._denoise)
+        prior, reconstruction = self._ends(raw, x0, condition, noise, self._reads)
         return Terms(prior, self._steps(x0, condition, noise, self._denoise), reconstruction)
 
     def _ends(
@@ -185,7 +198,7 @@ class Process(nn.Module, ABC):
 
     def decode(self, z0: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """Raw rows x from p(x | z_0)."""
-        return self.decoder.sample(*self._read(z0, self._condition(y, z0.shape[0]), self._denoise), noise)
+        return self.decoder.sample(*self._read(z0, self._condition(y, z0.shape[0]), self._reads), noise)
 
     def path(self, z: Tensor, y: Tensor | None = None, *, noise: Noise) -> Iterator[Tensor]:
         """The states of the sampler on its way from z (B, *shape) at the last log-SNR to the first one."""
@@ -196,9 +209,17 @@ class Process(nn.Module, ABC):
 
     def _denoise(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
         """x_hat, brought back to where x can be: the posterior mean lies between the first and the last level."""
-        x_hat = self.core.denoise(z, log_snr, condition)
-        edge = 1 - 1 / self.space.levels if isinstance(self.space, Integers) else None
-        return x_hat if edge is None else x_hat.clamp(-edge, edge)
+        return self._inside(self.core.denoise(z, log_snr, condition))
+
+    def _reads(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
+        """The same of the decoder's network."""
+        return self._inside(self.reader.denoise(z, log_snr, condition))
+
+    def _inside(self, x_hat: Tensor) -> Tensor:
+        if not isinstance(self.space, Integers):
+            return x_hat
+        edge = 1 - 1 / self.space.levels
+        return x_hat.clamp(-edge, edge)
 
     def _condition(self, y: Tensor | None, n: int, hide: Tensor | None = None) -> Condition | None:
         if self.embedding is None:
