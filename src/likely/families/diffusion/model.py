@@ -272,7 +272,7 @@ def follow(
     chosen = SAMPLERS[sampler.name]
     name = chosen.grid if sampler.grid == "auto" else sampler.grid
     low, high = float(model.schedule.low), float(model.schedule.high)
-    points = grid(name, low, high, chosen.steps(sampler.evaluations), model.schedule.log_snr)
+    points = grid(name, low, high, chosen.steps(sampler.evaluations), model.schedule)
     own = {"ddim": {"eta": sampler.eta}, "heun": {"churn": sampler.churn}}.get(sampler.name, {})
     yield from chosen.run(denoise, z, points, noise=noise, **own)
 
