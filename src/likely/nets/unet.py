@@ -137,6 +137,8 @@ class UNet(nn.Module):
         e = self.embedding(log_snr, condition, x.dtype)
         tokens = None if condition.tokens is None else self.token_norm(condition.tokens.to(x.dtype))
         h = self.first(beside(x, condition))
+        if self.dims == 2:  # channels last: 5 to 10 % of a step on the CPU, and what tensor cores want
+            h = h.contiguous(memory_format=torch.channels_last)
         skips = [h]
         for part in self.down:
             h = part(h, e, tokens, condition.mask)
