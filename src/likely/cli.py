@@ -7,6 +7,7 @@ been saved.
 
 from __future__ import annotations
 
+import difflib
 import sys
 import warnings
 from pathlib import Path
@@ -115,7 +116,7 @@ def evaluate(
     run: Positional[Run],
     data: Name = None,
     split: Split = "test",
-    k: int = 1,
+    k: Count = None,
     limit: Count = None,
     seed: Seed = 0,
     out: Out = None,
@@ -127,7 +128,8 @@ def evaluate(
     Args:
         run: The run folder.
         data: Other data than the run's own.
-        k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter.
+        k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter. By default 1,
+            or what the model prefers where it tells classes apart by bounds.
         limit: Use the first rows only.
     """
     from likely.tasks.evaluate import evaluate as score
@@ -205,7 +207,7 @@ def decide(
     split: Split = "test",
     novelty: float = 0.05,
     unsure: float = 0.0,
-    k: int = 1,
+    k: Count = None,
     limit: int = 16,
     calibrate: int = 1000,
     risk: Annotated[float | None, arg(metavar="SHARE")] = None,
@@ -224,7 +226,7 @@ def decide(
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         novelty: At most this share of inputs that are like the training data is called novel.
         unsure: At most this share of them is left without a class for want of a clear one.
-        k: Draws a row, for bounds.
+        k: Draws a row, for bounds; what the model prefers by default.
         limit: Decide on the first rows only.
         calibrate: How many of the run's held-out (validation) rows to calibrate on.
         risk: Answer so few that at most this share of the answers is wrong, with 95 % confidence, for inputs like the
@@ -301,7 +303,7 @@ def detect(
     method: Methods = (),
     split: Split = "test",
     fdr: float = 0.05,
-    k: int = 1,
+    k: Count = None,
     limit: Count = None,
     calibrate: int = 1000,
     background_steps: Count = None,
@@ -323,7 +325,7 @@ def detect(
         against: Data sets to measure every score against, next to sets made from the run's own data (constant, noise,
             blurred, negatives, turned); `made` alone stands for only those.
         fdr: Of all inputs called outside at most this share is inside, in expectation.
-        k: Draws a row, for bounds and estimates.
+        k: Draws a row, for bounds and estimates; what the model prefers by default, else 1.
         limit: Rows of each set, the first ones: 64 by default, 500 with --against.
         calibrate: How many of the run's held-out (validation) rows to fit and calibrate on.
         background_steps: Steps to train the second model of `ratio`; as many as the run by default.
@@ -554,7 +556,9 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Parse the arguments, run the command, turn mistakes into one sentence."""
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"likely: {message}\n")
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        _known(arguments)
         status = tyro.extras.subcommand_cli_from_dict(  # ty: ignore[no-matching-overload]
             COMMANDS,
             prog="likely",
@@ -572,6 +576,14 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status or 0)
+
+
+def _known(arguments: list[str]) -> None:
+    """Refuses a command that there is not, with the nearest that there is."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        near = difflib.get_close_matches(arguments[0], COMMANDS, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"accepts {', '.join(COMMANDS)}"
+        raise ValueError(f"command is {arguments[0]!r}; {hint}")
 
 
 def _sentence(error: Exception) -> str:

@@ -15,18 +15,25 @@ from typing import Any
 
 from likely.config.diffusion import Diffusion as Config
 from likely.families import Tiny
+from likely.families.diffusion.classes import ClassDiffusion
 from likely.families.diffusion.model import Diffusion, Terms
 from likely.families.diffusion.networks import network
 from likely.space import Integers, Reals, Space
 
-__all__ = ["TINY", "Diffusion", "Terms", "model"]
+__all__ = ["TINY", "ClassDiffusion", "Diffusion", "Terms", "model"]
 
 
-def model(config: Config, space: Space, condition: Space | None, build: Any) -> Diffusion:
-    """The diffusion model of a config over arrays; raises `ValueError` where they do not fit each other."""
+def model(config: Config, space: Space, condition: Space | None, build: Any) -> Diffusion | ClassDiffusion:
+    """The diffusion model of a config over arrays, a joint p(x, y) where the condition is labels.
+
+    Raises `ValueError` where they do not fit each other.
+    """
     if not isinstance(space, Integers | Reals) or not space.shape:
         raise ValueError(f"space is {space}; diffusion accepts arrays of Integers or Reals")
-    return Diffusion(config, space, condition, network(config, space, 0 if condition is None else config.width))
+    vector = 0 if condition is None else config.width
+    reader = network(config, space, vector) if config.decoder == "separate" else None
+    kind = ClassDiffusion if isinstance(condition, Integers) and condition.shape == () else Diffusion
+    return kind(config, space, condition, network(config, space, vector), reader)
 
 
 def _tiny(space: Space, condition: Space | None = None, **fields: Any) -> Tiny:
@@ -43,6 +50,11 @@ TINY: dict[str, Tiny] = {
     "flow, velocity": _tiny(_FOUR, schedule="flow", prediction="velocity"),
     "x, min-snr": _tiny(_FOUR, prediction="x", weighting="min-snr"),
     "ddpm": _tiny(_FOUR, schedule="ddpm", prediction="noise", steps=999, decoder="denoiser"),
+    "separate decoder": _tiny(_FOUR, decoder="separate", high=2.0),
     "reals": _tiny(_TWO),
+    "reals, separate decoder": _tiny(_TWO, decoder="separate", high=2.0),
     "reals, vector condition": _tiny(_TWO, Reals((2,))),
+    "labels": _tiny(_FOUR, _LABELS, weighting="bound"),
+    "labels, steps": _tiny(_FOUR, _LABELS, prediction="noise", steps=50, decoder="denoiser"),
+    "labels, reals": _tiny(_TWO, _LABELS),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from likely.config.diffusion import Diffusion as Config
+from likely.config.diffusion import Network as Config
 from likely.nets.clocked import ClockedMLP
 from likely.nets.dit import DiT
 from likely.nets.embedding import Condition
