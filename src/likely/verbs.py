@@ -26,7 +26,8 @@ class Trainable(Protocol):
     `straight_through = True`: the gradient of what stands behind a rounding is then a substitute for one that is zero.
     One whose gradient is that of its loss only in expectation over the noise (the Neumann series of a residual flow)
     has `gradient_in_expectation = True`. One that learns also from rows without a label, y = -1, has
-    `unlabelled = True`.
+    `unlabelled = True`. One that makes its own target and holds it still (stop-gradient) has `self_taught = True`, and
+    its `loss` takes a `teacher`, the model whose targets they are, itself by default.
     """
 
     players: tuple[str, ...]

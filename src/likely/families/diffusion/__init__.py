@@ -30,10 +30,12 @@ def model(config: Config, space: Space, condition: Space | None, build: Any) -> 
     """
     if not isinstance(space, Integers | Reals) or not space.shape:
         raise ValueError(f"space is {space}; diffusion accepts arrays of Integers or Reals")
-    net = network(config, space, 0 if condition is None else config.width)
+    vector = 0 if condition is None else config.width
+    reader = network(config, space, vector) if config.decoder == "separate" else None
+    net = network(config, space, vector)
     if isinstance(condition, Integers) and condition.shape == ():
-        return ClassDiffusion(config, space, condition, net)
-    return Diffusion(config, space, condition, net)
+        return ClassDiffusion(config, space, condition, net, reader)
+    return Diffusion(config, space, condition, net, reader)
 
 
 def _tiny(space: Space, condition: Space | None = None, **fields: Any) -> Tiny:
@@ -50,7 +52,9 @@ TINY: dict[str, Tiny] = {
     "flow, velocity": _tiny(_FOUR, schedule="flow", prediction="velocity"),
     "x, min-snr": _tiny(_FOUR, prediction="x", weighting="min-snr"),
     "ddpm": _tiny(_FOUR, schedule="ddpm", prediction="noise", steps=999, decoder="denoiser"),
+    "separate decoder": _tiny(_FOUR, decoder="separate", high=2.0),
     "reals": _tiny(_TWO),
+    "reals, separate decoder": _tiny(_TWO, decoder="separate", high=2.0),
     "reals, vector condition": _tiny(_TWO, Reals((2,))),
     "labels": _tiny(_FOUR, _LABELS, weighting="bound"),
     "labels, steps": _tiny(_FOUR, _LABELS, prediction="noise", steps=50, decoder="denoiser"),

@@ -33,8 +33,15 @@ class ClassDiffusion(Process):
     draws = 32
     """Draws a row that telling classes apart takes, where nothing else is asked for."""
 
-    def __init__(self, config: Config, space: Integers | Reals, condition: Integers, net: nn.Module) -> None:
-        super().__init__(config, space, condition, net)
+    def __init__(
+        self,
+        config: Config,
+        space: Integers | Reals,
+        condition: Integers,
+        net: nn.Module,
+        reader: nn.Module | None = None,
+    ) -> None:
+        super().__init__(config, space, condition, net, reader)
         self.register_buffer("logits", torch.zeros(condition.levels))  # of p(y); no gradient reaches it
         self.logits: Tensor
 
@@ -78,11 +85,9 @@ class ClassDiffusion(Process):
         rows = torch.arange(x.shape[0], device=x.device)
         if among is None:
             among = torch.arange(self.condition.levels, device=x.device).expand(len(rows), -1)
-        bounds = []
-        for label in among.unbind(1):
-            same = noise.at(rows)
-            bounds.append(self.elbo(x, label, noise=same))
-        noise.calls = same.calls  # the next call is independent of these
+        *others, last = among.unbind(1)
+        bounds = [self.elbo(x, label, noise=noise.at(rows)) for label in others]
+        bounds.append(self.elbo(x, last, noise=noise))  # moves `noise` on: later calls are independent of these
         return torch.stack(bounds, 1) + self.logits.log_softmax(0)[noise.expand(among)]
 
     def log_joint(self, x: Tensor, *, noise: Noise) -> tuple[Tensor, Tensor]:

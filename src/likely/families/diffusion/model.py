@@ -13,16 +13,18 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from likely.config.diffusion import Diffusion as Config
-from likely.config.diffusion import Sampler
-from likely.families.diffusion.conditioning import Embedding, hidden_rows
+from likely.config.diffusion import Drawing, Sampler
+from likely.families.diffusion import guidance
+from likely.families.diffusion.conditioning import hidden_rows
 from likely.families.diffusion.core import Core, along
 from likely.families.diffusion.decoder import Cells, Decoder, Discretised, Gaussian, Softmax, Standardised
+from likely.families.diffusion.inside import Inside
 from likely.families.diffusion.samplers import SAMPLERS, grid
 from likely.families.diffusion.schedule import SCHEDULES, signal_noise
 from likely.nets.embedding import Condition
@@ -57,35 +59,38 @@ class Terms(NamedTuple):
         return self.prior + self.diffusion + self.reconstruction
 
 
-class Process(nn.Module, ABC):
+class Process(Inside, ABC):
     """The network, the schedule and the decoder of a diffusion model, without a likelihood. Abstract.
 
     Verbs here: Trainable, Samples, Denoiser.
     """
 
     players = ("model",)
+    config: Config
 
-    def __init__(self, config: Config, space: Integers | Reals, condition: Space | None, net: nn.Module) -> None:
-        super().__init__()
-        self.config, self.space, self.condition = config, space, condition
+    def __init__(
+        self,
+        config: Config,
+        space: Integers | Reals,
+        condition: Space | None,
+        net: nn.Module,
+        reader: nn.Module | None = None,
+    ) -> None:
+        super().__init__(config, space, condition)
         self.core = Core(net, config.prediction, config.sigma_data)
-        self.embedding = None if condition is None else Embedding(condition, config.width)
-        self.scaling = Cells(space) if isinstance(space, Integers) else Standardised(space, config.sigma_data)
+        self.own_reader = None if reader is None else Core(reader, config.prediction, config.sigma_data)
         self.schedule = SCHEDULES[config.schedule](first_log_snr(config, space), config.low, config.shift)
         self.surrogate = config.weighting != "bound"
-        if config.decoder == "denoiser":  # at first as wide as the noise of z_0
+        if config.decoder != "direct":  # at first as wide as the noise of z_0
             self.log_width = nn.Parameter(-0.5 * self.schedule.high.detach().float())
         self.decoder: Decoder = _decoder(config, self.scaling)
 
+    @property
+    def reader(self) -> Core:
+        """The denoiser whose x_hat(z_0) the decoder stands around."""
+        return self.core if self.own_reader is None else self.own_reader
+
     # Denoiser ------------------------------------------------------------------------------------------------------
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """Raw rows as the process noises them: cell centres on [-1, 1], or reals with standard deviation sigma_data."""
-        return self.scaling.scaled(x, self._dtype)
-
-    def unscaled(self, x: Tensor) -> Tensor:
-        """Scaled rows in raw units, real-valued."""
-        return self.scaling.unscaled(x)
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x given x_t], scaled, for x_t = alpha x + sigma eps (B, *shape) and log-SNRs (B,).
@@ -102,7 +107,7 @@ class Process(nn.Module, ABC):
         condition = self._condition(None if y is None else noise.expand(y), noise.count, hide)
         x0 = noise.expand(self.scaled(x))
         if self.config.weighting == "bound":
-            prior, reconstruction = self._ends(noise.expand(x), x0, condition, noise, self.core.denoise)
+            prior, reconstruction = self._ends(noise.expand(x), x0, condition, noise, self.reader.denoise)
             return (prior + reconstruction + self._steps(x0, condition, noise, self.core.denoise)).mean()
         if self.config.times == "lognormal":
             s = self.config.log_sigma_mean + self.config.log_sigma_std * noise.normal(dtype=torch.float64)
@@ -116,18 +121,13 @@ class Process(nn.Module, ABC):
         F = self.core.predict(z, log_snr, condition)
         if slope is None or self.config.weighting == "mse":
             loss = (F - self.core.target(x0, eps, log_snr)).square().flatten(1).mean(1)
-            if self.config.decoder == "denoiser":
-                ends = self._ends(noise.expand(x), x0, condition, noise, self.core.denoise)
+            if self.config.decoder != "direct":
+                ends = self._ends(noise.expand(x), x0, condition, noise, self.reader.denoise)
                 loss = loss + ends[1] / self.space.dims
             return loss.mean()
         error = (self.core.read(F, z, log_snr) - x0).square().flatten(1).sum(1)
         weight = WEIGHTS[self.config.weighting](log_snr)
         return (-0.5 * weight * slope * log_snr.exp() * error).mean().to(self._dtype)
-
-    @torch.no_grad()
-    def prepare(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> None:
-        """Centre and scale of reals, from data."""
-        self.scaling.prepare(x)
 
     # The bound's terms ---------------------------------------------------------------------------------------------
 
@@ -135,7 +135,7 @@ class Process(nn.Module, ABC):
         """Minus the bound on log p(x), or log p(x given y), in its three parts, each (B * k,) in nats."""
         condition = self._condition(None if y is None else noise.expand(y), noise.count)
         raw, x0 = noise.expand(x), noise.expand(self.scaled(x))
-        prior, reconstruction = self._ends(raw, x0, condition, noise, self._denoise)
+        prior, reconstruction = self._ends(raw, x0, condition, noise, self._reads)
         return Terms(prior, self._steps(x0, condition, noise, self._denoise), reconstruction)
 
     def _ends(
@@ -184,7 +184,7 @@ class Process(nn.Module, ABC):
 
     def decode(self, z0: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """Raw rows x from p(x | z_0)."""
-        return self.decoder.sample(*self._read(z0, self._condition(y, z0.shape[0]), self._denoise), noise)
+        return self.decoder.sample(*self._read(z0, self._condition(y, z0.shape[0]), self._reads), noise)
 
     def path(self, z: Tensor, y: Tensor | None = None, *, noise: Noise) -> Iterator[Tensor]:
         """The states of the sampler on its way from z (B, *shape) at the last log-SNR to the first one."""
@@ -194,21 +194,15 @@ class Process(nn.Module, ABC):
     # Parts ---------------------------------------------------------------------------------------------------------
 
     def _denoise(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
-        """x_hat, brought back to where x can be: the posterior mean lies between the first and the last level."""
-        x_hat = self.core.denoise(z, log_snr, condition)
-        edge = 1 - 1 / self.space.levels if isinstance(self.space, Integers) else None
-        return x_hat if edge is None else x_hat.clamp(-edge, edge)
+        return self.within(self.core.denoise(z, log_snr, condition))
 
-    def _condition(self, y: Tensor | None, n: int, hide: Tensor | None = None) -> Condition | None:
-        if self.embedding is None:
-            return None
-        if y is None and not self.config.drop:
-            raise ValueError(f"y is None, but this model was trained with drop=0 and so needs y in {self.condition}")
-        return self.embedding(y, n, hide)
+    def _reads(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
+        """The same of the decoder's network."""
+        return self.within(self.reader.denoise(z, log_snr, condition))
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+    def drawn(self, guide: Process | None = None, **settings: Any) -> Drawn:
+        """This model with other settings for drawing: fields of `likely.config.diffusion.Drawing`."""
+        return Drawn(self, Drawing.model_validate(self.config.sampler.model_dump() | settings), guide)
 
 
 class Diffusion(Process):
@@ -217,6 +211,57 @@ class Diffusion(Process):
     def elbo(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """A bound on log p(x), or log p(x given y), (B * k,) in nats; its mean over draws is a bound again."""
         return -self.elbo_terms(x, y, noise=noise).total
+
+
+class Drawn(nn.Module):
+    """Draws from a diffusion model by another sampler, guided or not. Verb: Samples.
+
+    What comes of it follows a law of its own, whose density nobody knows: ask the model itself about likelihoods.
+    `guide` is a weaker model of the same space, for autoguidance.
+    """
+
+    def __init__(self, model: Process, settings: Drawing, guide: Process | None = None) -> None:
+        super().__init__()
+        guided = settings.guidance != 1
+        if guided and guide is None and (model.embedding is None or not model.config.drop):
+            why = "has no condition" if model.embedding is None else "was trained with drop=0"
+            raise ValueError(
+                f"guidance is {settings.guidance:g}, but this model {why}; accepts 1, or a model trained with a "
+                "condition and drop above 0, or a weaker model as guide"
+            )
+        if guide is not None and guide.space != model.space:
+            raise ValueError(f"guide is a model of {guide.space}; accepts one of {model.space}")
+        self.model, self.guide, self.settings = model, guide, settings
+        self.space, self.condition = model.space, model.condition
+        SAMPLERS[settings.name].steps(settings.evaluations)  # too few are an error now
+
+    def sample(self, n: int, y: Tensor | None = None, *, noise: Noise) -> Tensor:
+        """n values of the space."""
+        z = noise.normal(self.space.shape, dtype=self.model._dtype)
+        *_, z0 = self.path(z, y, noise=noise)
+        return self.model.decode(z0, y, noise=noise)
+
+    def path(self, z: Tensor, y: Tensor | None = None, *, noise: Noise) -> Iterator[Tensor]:
+        """The states of the sampler on its way from z (B, *shape) at the last log-SNR to the first one."""
+        yield from follow(self._denoiser(y, z.shape[0]), z, self.model, self.settings, noise)
+
+    def _denoiser(self, y: Tensor | None, n: int) -> Callable[[Tensor, Tensor], Tensor]:
+        model, s = self.model, self.settings
+        condition = model._condition(y, n)
+        plain = guidance.once(lambda z, log_snr: model._denoise(z, log_snr, condition))
+        answer = plain
+        if s.guidance != 1:
+            if self.guide is not None:
+                theirs = self.guide._condition(y, n)
+                worse = self.guide._denoise
+                answer = guidance.autoguidance(plain, lambda z, log_snr: worse(z, log_snr, theirs), s.guidance)
+            else:
+                answer = guidance.doubled(model._denoise, condition, model._condition(None, n), s.guidance)
+            if s.rescale:
+                answer = guidance.rescaled(answer, plain, s.rescale)
+            if s.guidance_from > -math.inf or s.guidance_to < math.inf:
+                answer = guidance.interval(answer, plain, s.guidance_from, s.guidance_to)
+        return answer if s.threshold is None else guidance.dynamic_threshold(answer, s.threshold)
 
 
 def follow(

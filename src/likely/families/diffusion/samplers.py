@@ -78,7 +78,8 @@ def ddim(
         x_hat = denoise(z, _level(z, t.log_snr))
         # Song et al., eq. (12) and (16): z_s = alpha_s x_hat + sqrt(sigma_s^2 - fresh^2) eps_hat + fresh xi,
         # eps_hat = (z_t - alpha_t x_hat) / sigma_t
-        fresh = eta * s.sigma * math.sqrt(-math.expm1(t.log_snr - s.log_snr))
+        c = -math.expm1(t.log_snr - s.log_snr)  # below 0 where a grid falls, and eta is 0
+        fresh = eta * s.sigma * math.sqrt(max(c, 0.0))
         kept = math.sqrt(s.sigma**2 - fresh**2) / t.sigma
         z = kept * z + (s.alpha - kept * t.alpha) * x_hat
         if fresh:
@@ -151,7 +152,8 @@ def ipndm(
     are. Deterministic: `noise` is not used.
 
     The weights are those of even steps, which those of a grid are not: so the order is 2 for 2 slopes or more, and more
-    slopes make the error smaller, not its order higher. Where evaluations are few that beats weights that are right.
+    slopes make the error smaller, not its order higher. With few evaluations on a grid that is even in log-SNR, or
+    EDM's, that beats weights that are right; on grids even in time `dpmpp_2m` does better.
     """
     if not 1 <= slopes <= len(ADAMS_BASHFORTH):
         raise ValueError(f"slopes is {slopes}; accepts 1 to {len(ADAMS_BASHFORTH)}")
