@@ -202,7 +202,7 @@ def test_elimination_through_the_door():
     assert torch.equal(log_posterior(model, x, 64, eliminate=0.0).nats, plain.nats) and plain.saved == 0
     quick = log_posterior(model, x, 64, eliminate=3.0)
     assert quick.kind == plain.kind == Kind.ESTIMATE
-    assert quick.saved > 0.1
+    assert quick.saved > 0.05
     best = truth.log_softmax(1).repeat(3, 1)
     wrong = [float((p.nats.exp() - best.exp()).abs().mean()) for p in (plain, quick)]
     assert wrong[0] < 0.12 and wrong[1] < 0.14

@@ -296,6 +296,45 @@ def decide(
     give(record, "\n".join(lines), out, json)
 
 
+def profile(
+    run: Positional[Run],
+    data: Name = None,
+    split: Split = "test",
+    limit: int = 256,
+    points: int = 33,
+    seed: Seed = 0,
+    out: Out = None,
+    page: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Where a diffusion model pays its bits along the log-SNR: where it generates, and where it only denoises.
+
+    Args:
+        run: The run folder.
+        data: Other data than the run's own.
+        limit: Use the first rows only.
+        points: Log-SNRs to look at.
+        page: Where the page with the curves goes; a new RUN/profile.html by default.
+    """
+    from likely.tasks.profile import profile as look
+    from likely.tasks.profile import write_profile
+    from likely.terminal import give
+    from likely.train import Ledger, load_model
+
+    _unwritten(force, out, page)
+    loaded = _data(run, data)
+    model = load_model(run)
+    _fits(model, loaded)
+    rows = _first(getattr(loaded, split), model.space, limit)
+    found = look(model, rows.x, None if model.condition is None else rows.y, points=points, seed=seed)
+    page = page or _fresh(run / "profile.html")
+    write_profile(page, found, f"{run.name} on {loaded.name}")
+    record = {"data": loaded.name, "split": split, "rows": len(rows), "seed": seed, "page": str(page)} | found.to_json()
+    Ledger(run).append("profile", figures=record)
+    give(record, f"{found}; the page: {page}", out, json)
+
+
 Methods = Annotated[
     tuple[Literal["nll", "typicality", "complexity", "ratio", "gradient", "dose", "sure", "energy"], ...],
     arg(help="Scores, one or more: dose by default, with --against all that the model can give."),
@@ -553,6 +592,7 @@ COMMANDS = {
     "sample": sample,
     "decide": decide,
     "detect": detect,
+    "profile": profile,
     "families": families,
     "describe": describe,
     "check": check,

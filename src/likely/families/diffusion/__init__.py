@@ -32,10 +32,8 @@ def model(config: Config, space: Space, condition: Space | None, build: Any) -> 
         raise ValueError(f"space is {space}; diffusion accepts arrays of Integers or Reals")
     vector = 0 if condition is None else config.width
     reader = network(config, space, vector) if config.decoder == "separate" else None
-    net = network(config, space, vector)
-    if isinstance(condition, Integers) and condition.shape == ():
-        return ClassDiffusion(config, space, condition, net, reader)
-    return Diffusion(config, space, condition, net, reader)
+    kind = ClassDiffusion if isinstance(condition, Integers) and condition.shape == () else Diffusion
+    return kind(config, space, condition, network(config, space, vector), reader)
 
 
 def _tiny(space: Space, condition: Space | None = None, **fields: Any) -> Tiny:

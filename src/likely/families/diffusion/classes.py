@@ -85,9 +85,11 @@ class ClassDiffusion(Process):
         rows = torch.arange(x.shape[0], device=x.device)
         if among is None:
             among = torch.arange(self.condition.levels, device=x.device).expand(len(rows), -1)
-        *others, last = among.unbind(1)
-        bounds = [self.elbo(x, label, noise=noise.at(rows)) for label in others]
-        bounds.append(self.elbo(x, last, noise=noise))  # moves `noise` on: later calls are independent of these
+        bounds = []
+        for label in among.unbind(1):
+            same = noise.at(rows)
+            bounds.append(self.elbo(x, label, noise=same))
+        noise.skip_to(same)
         return torch.stack(bounds, 1) + self.logits.log_softmax(0)[noise.expand(among)]
 
     def log_joint(self, x: Tensor, *, noise: Noise) -> tuple[Tensor, Tensor]:

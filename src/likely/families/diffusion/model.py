@@ -5,7 +5,7 @@ In nats, for data x with z_0 the least noisy and z_1 the noisiest variable of th
     -log p(x) <= KL(q(z_1 | x) || N(0, I))  +  1/2 int E |eps - eps_hat|^2 dlambda  +  E[-log p(x | z_0)],
 
 "Variational Diffusion Models" (Kingma, Salimans, Poole, Ho, 2021), eq. 11 and 15; with T discrete steps the integral is
-the sum over i of T's mean of expm1(lambda_{i-1} - lambda_i) |eps - eps_hat|^2 / 2. Times are drawn, one a draw.
+the sum over i of E expm1(lambda_{i-1} - lambda_i) |eps - eps_hat|^2 / 2. One time is drawn for each draw.
 """
 
 from __future__ import annotations
@@ -90,6 +90,11 @@ class Process(Inside, ABC):
         """The denoiser whose x_hat(z_0) the decoder stands around."""
         return self.core if self.own_reader is None else self.own_reader
 
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """The lowest and the highest log-SNR that the network has learned."""
+        return float(self.schedule.low), float(self.schedule.high)
+
     # Denoiser ------------------------------------------------------------------------------------------------------
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Tensor | None = None) -> Tensor:
@@ -151,13 +156,15 @@ class Process(Inside, ABC):
     def _steps(self, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
         """The integral or sum over the process at one time a draw, (n,)."""
         u, T = noise.stratified(), self.config.steps
-        if T is None:
-            log_snr = self.schedule.log_snr(u)
-            weight = -self.schedule.slope(u) * log_snr.exp()
-        else:
-            i = (u * T).floor().clamp(max=T - 1) + 1
+        # even in log-SNR: the integral is the same along every schedule, and varies little on this one
+        low, high = self.schedule.low.to(u.device), self.schedule.high.to(u.device)
+        log_snr = high + u * (low - high)
+        weight = (high - low) * log_snr.exp()
+        if T is not None:  # the step in which that log-SNR lies, chosen with probability gap / (high - low)
+            i = (self.schedule.time(log_snr).clamp(0, 1) * T).ceil().clamp(1, T)
             log_snr, before = self.schedule.log_snr(i / T), self.schedule.log_snr((i - 1) / T)
-            weight = T * (before.exp() - log_snr.exp())  # = T expm1(lambda_{i-1} - lambda_i) exp(lambda_i)
+            gap = before - log_snr
+            weight = (high - low) / gap * gap.expm1() * log_snr.exp()
         z = self._noised(x0, log_snr, noise)
         error = (denoise(z, log_snr, condition) - x0).square().flatten(1).sum(1)
         return (0.5 * weight * error).to(x0.dtype)
@@ -271,7 +278,7 @@ def follow(
     chosen = SAMPLERS[sampler.name]
     name = chosen.grid if sampler.grid == "auto" else sampler.grid
     low, high = float(model.schedule.low), float(model.schedule.high)
-    points = grid(name, low, high, chosen.steps(sampler.evaluations), model.schedule.log_snr)
+    points = grid(name, low, high, chosen.steps(sampler.evaluations), model.schedule)
     own = {"ddim": {"eta": sampler.eta}, "heun": {"churn": sampler.churn}}.get(sampler.name, {})
     yield from chosen.run(denoise, z, points, noise=noise, **own)
 
