@@ -151,7 +151,7 @@ def evaluate(
 def sample(
     run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
-    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    y: Annotated[str | None, arg(metavar="CLASS", aliases=("-y",))] = None,
     how: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
     seed: Count = None,
     out: Place = None,
@@ -210,6 +210,7 @@ def decide(
     k: Count = None,
     limit: int = 16,
     calibrate: int = 1000,
+    eliminate: Annotated[float | None, arg(metavar="ERRORS")] = None,
     risk: Annotated[float | None, arg(metavar="SHARE")] = None,
     out: Out = None,
     page: Place = None,
@@ -229,6 +230,8 @@ def decide(
         k: Draws a row, for bounds; what the model prefers by default.
         limit: Decide on the first rows only.
         calibrate: How many of the run's held-out (validation) rows to calibrate on.
+        eliminate: For posteriors made of bounds: a class gets no more draws once it is worse than the best by so many
+            standard errors (4 by default; 0: never).
         risk: Answer so few that at most this share of the answers is wrong, with 95 % confidence, for inputs like the
             run's data. Half of the held-out rows, whose classes are known, find out how sure that has to be.
         page: Where a page with pictures goes (the run's own data only); next to --out by default.
@@ -264,11 +267,15 @@ def decide(
         known = type(held)(model.space.take(held.x, slice(half, None)), held.y[half:])  # ty: ignore[too-many-positional-arguments]
         held, asked = _first(held, model.space, half), model.space.concat([x, known.x])
     with Stage("deciding", len(held)) as stage:
-        result = judge(
-            model, asked, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
-        )
-    record: dict[str, Any] = {"novelty": novelty, "unsure": unsure, "held_out": len(held)}
+        options: dict[str, Any] = {} if eliminate is None else {"eliminate": eliminate}
+        options |= {"novelty": novelty, "unsure": unsure, "k": k, "classes": own.classes}
+        result = judge(model, asked, held.x, **options, progress=stage.advance)
+    posterior = result.posterior
+    record: dict[str, Any] = {"novelty": novelty, "unsure": unsure, "held_out": len(held), "k": posterior.k}
     lines = []
+    if posterior.drawn is not None:
+        record["draws_spared"] = posterior.saved
+        lines.append(f"{posterior.k} draws a class, {posterior.saved:.0%} of them spared: hopeless classes drop out")
     if known is not None:
         result, threshold = limit_risk(result.take(slice(0, n)), result.take(slice(n, None)), known.y, risk)
         record["risk"] = {"risk": risk, "rows": len(known), "log_odds": threshold if abs(threshold) < 1e300 else None}
