@@ -402,8 +402,8 @@ def test_train_from_a_run_on_the_command_line(tmp_path, capsys, monkeypatch):
 
     inner = ["net=mlp", "width=8", "blocks=[1]", "prediction=edm"]
     assert likely("train", "diffusion", *quick, *inner, "--steps", "2", "--out", "first", "--json") == 0
-    start = ["train", "consistency", *quick, "--start", "first", "--steps", "3", "again=[0.5]"]
-    assert likely(*start, "model.diffusion.dropout=0.2", "--out", "tuned", "--json") == 0
+    tuning = ["again=[0.5]", "model.diffusion.dropout=0.2", "--start", "first", "--steps", "3", "--out", "tuned"]
+    assert likely("train", "consistency", *quick, *tuning, "--json") == 0
     first, tuned = load_model("first"), load_model("tuned")
     assert tuned.config.again == (0.5,)
     assert tuned.config.diffusion == first.config.model_copy(update={"dropout": 0.2})
