@@ -21,6 +21,23 @@ def signal_noise(log_snr: Tensor) -> tuple[Tensor, Tensor]:
     return log_snr.sigmoid().sqrt()[:, None], (-log_snr).sigmoid().sqrt()[:, None]
 
 
+class Design:
+    """In the place of a `Noise`: rows whose draws have mean 0 and covariance I over the rows exactly, call by call and
+    across calls. What is linear in its draws has over these rows the moments that it has in truth."""
+
+    def __init__(self, calls: int, dims: int) -> None:
+        self.dims, self.calls, self.count = dims, 0, 2 * calls * dims
+        self.all = torch.eye(calls * dims, dtype=F64) * math.sqrt(calls * dims)
+
+    def normal(self, shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
+        """The next draw, (count, dims)."""
+        assert tuple(shape) == (self.dims,)
+        assert dtype == F64
+        column = self.all[:, self.calls * self.dims : (self.calls + 1) * self.dims]
+        self.calls += 1
+        return torch.cat([column, -column])
+
+
 class Gaussian:
     """N(mean, covariance)."""
 
@@ -42,12 +59,15 @@ class Gaussian:
         along = (z / alphas[0] - self.mean) @ self.axes
         return alphas[1] * (self.mean + (along * deviation[1] / deviation[0]) @ self.axes.T)
 
-    def marginal(self, n: int, log_snr: float, seed: int = 0) -> Tensor:
-        """n draws of z at a log-SNR."""
-        alpha, sigma = (float(part) for part in signal_noise(torch.tensor([log_snr], dtype=F64)))
-        deviation = (alpha**2 * self.variance + sigma**2).sqrt()
-        xi = Noise(seed, n).normal(self.mean.shape, dtype=F64)
-        return alpha * self.mean + (xi * deviation) @ self.axes.T
+    def moments(self, log_snr: float) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of z at a log-SNR."""
+        alpha, sigma = signal_noise(torch.tensor([log_snr], dtype=F64))
+        return alpha[0] * self.mean, alpha**2 * self.covariance + sigma**2 * torch.eye(len(self.mean), dtype=F64)
+
+    def marginal(self, xi: Tensor, log_snr: float) -> Tensor:
+        """z at a log-SNR, made of standard normal xi (B, D)."""
+        mean, covariance = self.moments(log_snr)
+        return mean + xi @ torch.linalg.cholesky(covariance).T
 
 
 class Mixture:
@@ -101,6 +121,24 @@ def pixel() -> Mixture:
     return Mixture([[2 * (k + 0.5) / 4 - 1] for k in range(4)], 0.0, [0.1, 0.4, 0.3, 0.2])
 
 
-def slope(error: Callable[[int], float], steps: Sequence[int]) -> float:
-    """The order at which an error falls between the first and the last of these numbers of steps."""
-    return math.log(error(steps[0]) / error(steps[-1])) / math.log(steps[-1] / steps[0])
+def followed(denoise: Callable[[Tensor, Tensor], Tensor], z: Tensor, start: float, end: float, steps: int) -> Tensor:
+    """Where the probability-flow ODE takes z, by Runge and Kutta's fourth-order method in l = log(sigma / alpha) on
+    y = z / alpha: dy / dl = y - x_hat."""
+
+    def slope(y: Tensor, l: float) -> Tensor:  # noqa: E741
+        log_snr = torch.full((len(y),), -2 * l, dtype=F64)
+        return y - denoise(y * signal_noise(log_snr)[0], log_snr)
+
+    y, l, h = z * math.sqrt(1 + math.exp(-start)), -start / 2, (start - end) / 2 / steps  # noqa: E741
+    for _ in range(steps):
+        k1 = slope(y, l)
+        k2 = slope(y + h / 2 * k1, l + h / 2)
+        k3 = slope(y + h / 2 * k2, l + h / 2)
+        k4 = slope(y + h * k3, l + h)
+        y, l = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), l + h  # noqa: E741
+    return y / math.sqrt(1 + math.exp(-end))
+
+
+def order(error: Callable[[int], float], few: int, many: int) -> float:
+    """The power of the number of steps with which an error falls between few and many steps."""
+    return math.log(error(few) / error(many)) / math.log(many / few)

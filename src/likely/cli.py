@@ -7,6 +7,7 @@ been saved.
 
 from __future__ import annotations
 
+import difflib
 import sys
 import warnings
 from pathlib import Path
@@ -154,6 +155,7 @@ def sample(
     run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
     y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    how: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
     seed: Count = None,
     out: Place = None,
     force: Force = False,
@@ -163,6 +165,7 @@ def sample(
 
     Args:
         run: The run folder.
+        how: For models whose draws can be made in several ways (diffusion): name=heun evaluations=50 guidance=3.
         n: How many.
         y: The class to draw from, by name or number; without it a joint draws the class as well, and a conditional
             model takes every class in turn.
@@ -171,16 +174,22 @@ def sample(
     """
     import secrets
 
+    from likely.config.recipe import settings_of
     from likely.logprob import sample as draw
     from likely.tasks.learn import classes_of, recipe_of
     from likely.tasks.pictures import save_values, suffixes
     from likely.tasks.samples import digest
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
+    from likely.verbs import name_of
 
     _unwritten(force, out)
     recipe_of(run)
     model = load_model(run)
+    settings = settings_of(how)
+    if settings and not hasattr(model, "drawn"):
+        raise ValueError(f"how is {' '.join(how)}, but {name_of(model)} draws in one way only; leave it out")
+    model = model.drawn(**settings) if settings else model
     labels = _labels(model, classes_of(run), y, n)
     chosen = secrets.randbits(62) if seed is None else seed
     path = out or _fresh(run / f"samples-{chosen}{suffixes(model.space)[0]}")
@@ -190,7 +199,7 @@ def sample(
         draws = draw(model, n, labels, seed=chosen, progress=stage.advance)
     save_values(draws, model.space, path)
     record = {"n": n, "seed": chosen, "y": None if labels is None else labels.tolist(), "sha256": digest(draws)}
-    record |= {"out": str(path)}
+    record |= {"how": settings, "out": str(path)}
     Ledger(run).append("sample", figures=record)
     give(record, f"{n} draws of seed {chosen}: {path}", None, json)
 
@@ -550,7 +559,9 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Parse the arguments, run the command, turn mistakes into one sentence."""
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"likely: {message}\n")
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        _known(arguments)
         status = tyro.extras.subcommand_cli_from_dict(  # ty: ignore[no-matching-overload]
             COMMANDS,
             prog="likely",
@@ -568,6 +579,14 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status or 0)
+
+
+def _known(arguments: list[str]) -> None:
+    """Refuses a command that there is not, with the nearest that there is."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        near = difflib.get_close_matches(arguments[0], COMMANDS, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"accepts {', '.join(COMMANDS)}"
+        raise ValueError(f"command is {arguments[0]!r}; {hint}")
 
 
 def _sentence(error: Exception) -> str:

@@ -27,6 +27,7 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 # 2^64 / p and 2^64 / p^2 with p^3 = p + 1: a lattice that fills the line evenly along rows and along draws
 _ALONG_ROWS = _signed(0xC13FA9A902A6328F)
 _ALONG_DRAWS = _signed(0x91E10DA5C79E7B1D)
+_STEP = _signed(0xD1342543DE82EF95)
 
 
 def _shifted(word: Tensor, bits: int) -> Tensor:
@@ -118,7 +119,7 @@ class Noise:
         lattice, moved as a whole by what seed and call say ("Quasi-Monte Carlo methods", Niederreiter, 1978).
         """
         self.calls += 1
-        moved = _mix_int(_mix_int(self.seed + self.calls * 0xD1342543DE82EF95) + (self.seed >> 64))
+        moved = _mix_int(_mix_int(self.seed + self.calls * _STEP) + (self.seed >> 64))
         word = _shifted(self._places + _signed(moved), 12)
         return word.double().add_(0.5).mul_(2.0**-52)
 
@@ -151,14 +152,20 @@ class Noise:
 
     def torch_seed(self) -> int:
         """A 63-bit seed for what cannot take draws from here (dropout, which runs in a forked global state)."""
+        first = _signed((int(self._keys[0]) - self.calls * _STEP) % 2**64) if self.count else 0
+        self._next()
+        word = torch.tensor([_signed(self.seed % 2**64) ^ first if self.count else 0])
+        return int(_shifted(_mix(word + _signed(self.calls * _GOLDEN % 2**64)), 1))
+
+    def _next(self) -> Tensor:
+        """The rows' keys, moved on by a call."""
         self.calls += 1
-        word = torch.tensor([_signed(self.seed % 2**64) ^ int(self._keys[0]) if self.count else 0])
-        return int(_shifted(_mix(word + self.calls * _GOLDEN), 1))
+        self._keys = self._keys + _STEP  # not first + calls * _STEP: torch.compile cannot wrap its own integers around
+        return self._keys
 
     def _words(self, shape: Iterable[int]) -> Tensor:
         """The next draw as raw 64-bit words, (count, *shape)."""
         shape = tuple(shape)
-        self.calls += 1
-        key = _mix(self._keys + _signed(self.calls * 0xD1342543DE82EF95 % 2**64))
+        key = _mix(self._next())
         offset = torch.arange(1, math.prod(shape) + 1, device=key.device) * _GOLDEN
         return _mix(key[:, None] + offset).reshape(self.count, *shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, log
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -31,17 +32,25 @@ class Sampler(Config):
     churn: Annotated[float, Field(ge=0)] = 0.0
     """heun only: EDM's S_churn."""
 
-    guidance: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of classifier-free guidance; 1 is the model itself. More needs a model trained with `drop`."""
 
-    guidance_from: float | None = None
+class Drawing(Sampler):
+    """How draws are made, where they need not be those of the model itself: guided, thresholded."""
+
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of guidance away from the model without its condition, or away from a weaker model; 1 is none. Needs a
+    model trained with `drop` above 0, or that weaker model."""
+
+    guidance_from: float = -inf
     """Guide only at log-SNRs of at least this ..."""
 
-    guidance_to: float | None = None
+    guidance_to: float = inf
     """... and at most this."""
 
-    threshold: Literal["none", "dynamic"] = "none"
-    """dynamic: Imagen's thresholding, for strong guidance."""
+    rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How far guided answers are brought back to the spread of unguided ones (Lin et al., 2024, there .7)."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Imagen's dynamic thresholding at this quantile of each answer, there .995."""
 
 
 class Network(FamilyConfig):
@@ -128,9 +137,9 @@ class Diffusion(Network):
     whole_paths: bool = False
     """With `steps`: score all of them on one path of noise, which makes importance weights of the bound."""
 
-    decoder: Literal["direct", "denoiser"] = "direct"
+    decoder: Literal["direct", "denoiser", "separate"] = "direct"
     """p(x | z_0): direct, by what the noise at the first log-SNR leaves open; denoiser, a Gaussian of learned width
-    around the network's x_hat(z_0)."""
+    around the network's x_hat(z_0); separate, the same from a second network of its own (DAED)."""
 
     sampler: Sampler = Sampler()
     """How draws are made unless told otherwise."""
@@ -145,6 +154,9 @@ _KINDS: dict[str, dict[str, Any]] = {
     "edm": {"schedule": "edm", "prediction": "edm", "times": "lognormal"},
     "v": {"schedule": "cosine", "prediction": "v"},
     "flow-matching": {"schedule": "flow", "prediction": "velocity"},
+    # DAED: a generator of what is left after a first step with variance .001 or .1, and a denoiser of its own
+    "daed-0.001": {"high": log(999.0), "decoder": "separate"},
+    "daed-0.1": {"high": log(9.0), "decoder": "separate"},
 }
 
 PRESETS: dict[str, Any] = {

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from likely.nets.attention import Attention
-from likely.nets.embedding import Condition, Embedding, beside, checked, zero
+from likely.nets.embedding import Condition, Embedding, beside, check_input, checked, zero
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 32, "multipliers": (1, 2, 2), "blocks": (1, 1, 1), "attention": (2,)},
@@ -84,8 +84,9 @@ class UNet(nn.Module):
             raise ValueError(f"dims is {dims!r}; accepts 1 for sequences, 2 for images")
         if order not in ("ddpm", "efficient"):
             raise ValueError(f"order is {order!r}; accepts 'ddpm', 'efficient'")
-        if len(blocks) != len(multipliers) or not multipliers:
-            raise ValueError(f"blocks is {tuple(blocks)}; accepts one number for each multiplier {tuple(multipliers)}")
+        if len(blocks) != len(multipliers) or min(blocks, default=0) < 1:
+            wanted = f"one number, 1 or more, for each multiplier of {tuple(multipliers)}"
+            raise ValueError(f"blocks is {tuple(blocks)}; accepts {wanted}")
         if not set(attention) <= set(range(len(multipliers))):
             raise ValueError(f"attention is {tuple(attention)}; accepts levels 0 .. {len(multipliers) - 1}")
         if tokens and not attention:
@@ -131,10 +132,7 @@ class UNet(nn.Module):
         self.last = zero(CONV[dims](self.norm.num_channels, channels if outputs is None else outputs, 3, padding=1))
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition | None = None) -> Tensor:
-        if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; accepts (B, {self.channels}, {'H, W' if self.dims == 2 else 'L'})"
-            )
+        check_input(x, log_snr, self.channels, self.dims)
         condition = checked(condition, self.vector, self.tokens, self.image)
         e = self.embedding(log_snr, condition, x.dtype)
         tokens = None if condition.tokens is None else self.token_norm(condition.tokens.to(x.dtype))
@@ -208,13 +206,13 @@ class Block(nn.Module):
 
 
 class Sites(nn.Module):
-    """h plus attention over its sites, in heads of about `head` channels."""
+    """h plus attention over its sites, in heads of `head` channels."""
 
     def __init__(self, channels: int, head: int, tokens: int) -> None:
         super().__init__()
-        heads = next(n for n in range(max(channels // head, 1), 0, -1) if channels % n == 0)
         self.norm = group_norm(channels)
-        self.attention = Attention(channels, heads, tokens)
+        self.attention = Attention(channels, head, tokens)
+        zero(self.attention.out)
 
     def forward(self, h: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         a = self.attention(self.norm(h).flatten(2).transpose(1, 2), tokens, mask)

@@ -26,7 +26,9 @@ def model(config: Config, space: Space, condition: Space | None, build: Any) -> 
     """The diffusion model of a config over arrays; raises `ValueError` where they do not fit each other."""
     if not isinstance(space, Integers | Reals) or not space.shape:
         raise ValueError(f"space is {space}; diffusion accepts arrays of Integers or Reals")
-    return Diffusion(config, space, condition, network(config, space, 0 if condition is None else config.width))
+    vector = 0 if condition is None else config.width
+    reader = network(config, space, vector) if config.decoder == "separate" else None
+    return Diffusion(config, space, condition, network(config, space, vector), reader)
 
 
 def _tiny(space: Space, condition: Space | None = None, **fields: Any) -> Tiny:
@@ -43,6 +45,8 @@ TINY: dict[str, Tiny] = {
     "flow, velocity": _tiny(_FOUR, schedule="flow", prediction="velocity"),
     "x, min-snr": _tiny(_FOUR, prediction="x", weighting="min-snr"),
     "ddpm": _tiny(_FOUR, schedule="ddpm", prediction="noise", steps=999, decoder="denoiser"),
+    "separate decoder": _tiny(_FOUR, decoder="separate", high=2.0),
     "reals": _tiny(_TWO),
+    "reals, separate decoder": _tiny(_TWO, decoder="separate", high=2.0),
     "reals, vector condition": _tiny(_TWO, Reals((2,))),
 }

@@ -22,8 +22,10 @@ WINDOW = 9.0
 class Scaling(nn.Module, ABC):
     """Between raw x and what is noised. Abstract."""
 
-    volume: Tensor
-    """log |d scaled / d raw|, nats; 0 for integers, whose probabilities are of cells."""
+    @property
+    @abstractmethod
+    def volume(self) -> Tensor:
+        """log |d scaled / d raw|, nats; 0 for integers, whose probabilities are of cells."""
 
     @abstractmethod
     def scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from likely.config.diffusion import Diffusion as Config
-from likely.config.diffusion import Sampler
+from likely.config.diffusion import Drawing, Sampler
+from likely.families.diffusion import guidance
 from likely.families.diffusion.conditioning import hidden_rows
 from likely.families.diffusion.core import Core, along
 from likely.families.diffusion.decoder import Cells, Decoder, Discretised, Gaussian, Softmax, Standardised
@@ -67,14 +68,27 @@ class Process(Inside, ABC):
     players = ("model",)
     config: Config
 
-    def __init__(self, config: Config, space: Integers | Reals, condition: Space | None, net: nn.Module) -> None:
+    def __init__(
+        self,
+        config: Config,
+        space: Integers | Reals,
+        condition: Space | None,
+        net: nn.Module,
+        reader: nn.Module | None = None,
+    ) -> None:
         super().__init__(config, space, condition)
         self.core = Core(net, config.prediction, config.sigma_data)
+        self.own_reader = None if reader is None else Core(reader, config.prediction, config.sigma_data)
         self.schedule = SCHEDULES[config.schedule](first_log_snr(config, space), config.low, config.shift)
         self.surrogate = config.weighting != "bound"
-        if config.decoder == "denoiser":  # at first as wide as the noise of z_0
+        if config.decoder != "direct":  # at first as wide as the noise of z_0
             self.log_width = nn.Parameter(-0.5 * self.schedule.high.detach().float())
         self.decoder: Decoder = _decoder(config, self.scaling)
+
+    @property
+    def reader(self) -> Core:
+        """The denoiser whose x_hat(z_0) the decoder stands around."""
+        return self.core if self.own_reader is None else self.own_reader
 
     # Denoiser ------------------------------------------------------------------------------------------------------
 
@@ -93,7 +107,7 @@ class Process(Inside, ABC):
         condition = self._condition(None if y is None else noise.expand(y), noise.count, hide)
         x0 = noise.expand(self.scaled(x))
         if self.config.weighting == "bound":
-            prior, reconstruction = self._ends(noise.expand(x), x0, condition, noise, self.core.denoise)
+            prior, reconstruction = self._ends(noise.expand(x), x0, condition, noise, self.reader.denoise)
             return (prior + reconstruction + self._steps(x0, condition, noise, self.core.denoise)).mean()
         if self.config.times == "lognormal":
             s = self.config.log_sigma_mean + self.config.log_sigma_std * noise.normal(dtype=torch.float64)
@@ -107,8 +121,8 @@ class Process(Inside, ABC):
         F = self.core.predict(z, log_snr, condition)
         if slope is None or self.config.weighting == "mse":
             loss = (F - self.core.target(x0, eps, log_snr)).square().flatten(1).mean(1)
-            if self.config.decoder == "denoiser":
-                ends = self._ends(noise.expand(x), x0, condition, noise, self.core.denoise)
+            if self.config.decoder != "direct":
+                ends = self._ends(noise.expand(x), x0, condition, noise, self.reader.denoise)
                 loss = loss + ends[1] / self.space.dims
             return loss.mean()
         error = (self.core.read(F, z, log_snr) - x0).square().flatten(1).sum(1)
@@ -121,7 +135,7 @@ class Process(Inside, ABC):
         """Minus the bound on log p(x), or log p(x given y), in its three parts, each (B * k,) in nats."""
         condition = self._condition(None if y is None else noise.expand(y), noise.count)
         raw, x0 = noise.expand(x), noise.expand(self.scaled(x))
-        prior, reconstruction = self._ends(raw, x0, condition, noise, self._denoise)
+        prior, reconstruction = self._ends(raw, x0, condition, noise, self._reads)
         return Terms(prior, self._steps(x0, condition, noise, self._denoise), reconstruction)
 
     def _ends(
@@ -137,9 +151,10 @@ class Process(Inside, ABC):
     def _steps(self, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
         """The integral or sum over the process at one time a draw, (n,)."""
         u, T = noise.stratified(), self.config.steps
-        if T is None:
-            log_snr = self.schedule.log_snr(u)
-            weight = -self.schedule.slope(u) * log_snr.exp()
+        if T is None:  # even in log-SNR: the integral is the same along every schedule, its variance least on this one
+            low, high = self.schedule.low.to(u.device), self.schedule.high.to(u.device)
+            log_snr = high + u * (low - high)
+            weight = (high - low) * log_snr.exp()
         else:
             i = (u * T).floor().clamp(max=T - 1) + 1
             log_snr, before = self.schedule.log_snr(i / T), self.schedule.log_snr((i - 1) / T)
@@ -170,7 +185,7 @@ class Process(Inside, ABC):
 
     def decode(self, z0: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """Raw rows x from p(x | z_0)."""
-        return self.decoder.sample(*self._read(z0, self._condition(y, z0.shape[0]), self._denoise), noise)
+        return self.decoder.sample(*self._read(z0, self._condition(y, z0.shape[0]), self._reads), noise)
 
     def path(self, z: Tensor, y: Tensor | None = None, *, noise: Noise) -> Iterator[Tensor]:
         """The states of the sampler on its way from z (B, *shape) at the last log-SNR to the first one."""
@@ -182,6 +197,14 @@ class Process(Inside, ABC):
     def _denoise(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
         return self.within(self.core.denoise(z, log_snr, condition))
 
+    def _reads(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
+        """The same of the decoder's network."""
+        return self.within(self.reader.denoise(z, log_snr, condition))
+
+    def drawn(self, guide: Process | None = None, **settings: Any) -> Drawn:
+        """This model with other settings for drawing: fields of `likely.config.diffusion.Drawing`."""
+        return Drawn(self, Drawing.model_validate(self.config.sampler.model_dump() | settings), guide)
+
 
 class Diffusion(Process):
     """A density over `Integers` or `Reals`. Verbs: Trainable, Samples, Bounded, Denoiser."""
@@ -191,6 +214,57 @@ class Diffusion(Process):
         return -self.elbo_terms(x, y, noise=noise).total
 
 
+class Drawn(nn.Module):
+    """Draws from a diffusion model by another sampler, guided or not. Verb: Samples.
+
+    What comes of it follows a law of its own, whose density nobody knows: ask the model itself about likelihoods.
+    `guide` is a weaker model of the same space, for autoguidance.
+    """
+
+    def __init__(self, model: Process, settings: Drawing, guide: Process | None = None) -> None:
+        super().__init__()
+        guided = settings.guidance != 1
+        if guided and guide is None and (model.embedding is None or not model.config.drop):
+            why = "has no condition" if model.embedding is None else "was trained with drop=0"
+            raise ValueError(
+                f"guidance is {settings.guidance:g}, but this model {why}; accepts 1, or a model trained with a "
+                "condition and drop above 0, or a weaker model as guide"
+            )
+        if guide is not None and guide.space != model.space:
+            raise ValueError(f"guide is a model of {guide.space}; accepts one of {model.space}")
+        self.model, self.guide, self.settings = model, guide, settings
+        self.space, self.condition = model.space, model.condition
+        SAMPLERS[settings.name].steps(settings.evaluations)  # too few are an error now
+
+    def sample(self, n: int, y: Tensor | None = None, *, noise: Noise) -> Tensor:
+        """n values of the space."""
+        z = noise.normal(self.space.shape, dtype=self.model._dtype)
+        *_, z0 = self.path(z, y, noise=noise)
+        return self.model.decode(z0, y, noise=noise)
+
+    def path(self, z: Tensor, y: Tensor | None = None, *, noise: Noise) -> Iterator[Tensor]:
+        """The states of the sampler on its way from z (B, *shape) at the last log-SNR to the first one."""
+        yield from follow(self._denoiser(y, z.shape[0]), z, self.model, self.settings, noise)
+
+    def _denoiser(self, y: Tensor | None, n: int) -> Callable[[Tensor, Tensor], Tensor]:
+        model, s = self.model, self.settings
+        condition = model._condition(y, n)
+        plain = guidance.once(lambda z, log_snr: model._denoise(z, log_snr, condition))
+        answer = plain
+        if s.guidance != 1:
+            if self.guide is not None:
+                theirs = self.guide._condition(y, n)
+                worse = self.guide._denoise
+                answer = guidance.autoguidance(plain, lambda z, log_snr: worse(z, log_snr, theirs), s.guidance)
+            else:
+                answer = guidance.doubled(model._denoise, condition, model._condition(None, n), s.guidance)
+            if s.rescale:
+                answer = guidance.rescaled(answer, plain, s.rescale)
+            if s.guidance_from > -math.inf or s.guidance_to < math.inf:
+                answer = guidance.interval(answer, plain, s.guidance_from, s.guidance_to)
+        return answer if s.threshold is None else guidance.dynamic_threshold(answer, s.threshold)
+
+
 def follow(
     denoise: Callable[[Tensor, Tensor], Tensor], z: Tensor, model: Process, sampler: Sampler, noise: Noise
 ) -> Iterator[Tensor]:
@@ -198,7 +272,7 @@ def follow(
     chosen = SAMPLERS[sampler.name]
     name = chosen.grid if sampler.grid == "auto" else sampler.grid
     low, high = float(model.schedule.low), float(model.schedule.high)
-    points = grid(name, low, high, chosen.steps(sampler.evaluations), model.schedule.log_snr)
+    points = grid(name, low, high, chosen.steps(sampler.evaluations), model.schedule)
     own = {"ddim": {"eta": sampler.eta}, "heun": {"churn": sampler.churn}}.get(sampler.name, {})
     yield from chosen.run(denoise, z, points, noise=noise, **own)
 

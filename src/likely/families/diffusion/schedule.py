@@ -109,16 +109,16 @@ class Learned(Linear):
 
     def __init__(self, high: float, low: float, shift: float = 0.0) -> None:
         super().__init__(high, low, shift)
-        self.end = nn.Parameter(torch.tensor(self.ends[1]))
-        self.log_range = nn.Parameter(torch.tensor(math.log(self.ends[0] - self.ends[1])))
+        self.moved = nn.Parameter(torch.zeros(()))  # the low end, from where it was
+        self.stretched = nn.Parameter(torch.zeros(()))  # the logarithm of the range, from what it was
 
     @property
     def high(self) -> Tensor:
-        return self.end.double() + self.log_range.double().exp()
+        return self.low + (self.ends[0] - self.ends[1]) * self.stretched.double().exp()
 
     @property
     def low(self) -> Tensor:
-        return self.end.double()
+        return self.ends[1] + self.moved.double()
 
 
 class Cosine(Schedule):

@@ -156,7 +156,10 @@ def _no_gradient(model: Any, row: Any, context: Context) -> str | None:
 
 def _no_background(model: Any, row: Any, context: Context) -> str | None:
     if context.background is None:
-        return "a likelihood ratio needs a background model, trained on mutated data; none was given"
+        return (
+            "a likelihood ratio needs a background model, trained on mutated data; `likely detect RUN --method ratio` "
+            "trains one and keeps it for later calls (in Python: `background`)"
+        )
     if context.background.space != model.space:
         return f"background is about {context.background.space}, the model about {model.space}"
     return _no_log_p(context.background, row, context)
