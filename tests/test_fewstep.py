@@ -1,19 +1,28 @@
-"""Mean flows and consistency models: closed forms on Gaussians, derivatives by differences, and one step that works."""
+"""Mean flows and consistency models: closed forms on Gaussians, derivatives by differences, and one step that works.
+
+And starts from trained weights, which consistency models need.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 import likely as lk
+from likely.cli import main
 from likely.conformance import check
+from likely.families.diffusion.consistency import Consistency
 from likely.families.diffusion.meanflow import MeanFlow, target
 from likely.noise import Noise
 from likely.registry import build
 from likely.space import Integers, Reals
+from likely.train import Ledger, load_model
 from likely.verbs import verbs
 
 F64 = torch.float64
@@ -49,7 +58,10 @@ def points(n: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 def shaken(family: str, *space, seed: int = 0, size: float = 0.2, **fields):
     """A small model in float64 whose every parameter has been moved: nothing is zero."""
-    model = build(family, *space, dtype=F64, **{"net": "mlp", "width": 16, "blocks": (1,), **fields})
+    small = {"net": "mlp", "width": 16, "blocks": (1,)}
+    if family == "consistency":
+        small = {"diffusion": small | fields.pop("diffusion", {})}
+    model = build(family, *space, dtype=F64, **{**small, **fields})
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
             parameter.add_(size * Noise(seed + i, 1).normal(parameter.shape, dtype=F64)[0])
@@ -176,3 +188,236 @@ def test_a_taught_gradient_that_flows_through_the_target_is_found():
     model = build("meanflow", Reals((2,)), net="mlp", width=8, blocks=(1,))
     model.__class__ = Leaky
     assert [outcome.status for outcome in check(model, only="G6").outcomes] == ["failed"]
+
+
+# Consistency -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", ["edm", "v", "velocity", "noise"])
+def test_the_end_of_a_path_without_noise_is_x(prediction):
+    model = shaken("consistency", Reals((2,)), diffusion={"prediction": prediction})
+    x = Noise(0, 8).normal((2,), dtype=F64)
+    for t, near in ((1e-8, 1e-6), (1e-3, 0.1)):
+        torch.testing.assert_close(model.end(x, torch.full((8,), t, dtype=F64)), x, rtol=0, atol=near)
+    assert (model.end(x, torch.full((8,), 1.0, dtype=F64)) - x).abs().max() > 0.01
+
+
+def test_a_prediction_of_x_has_no_boundary():
+    with pytest.raises(ValueError, match=r"prediction is 'x'.*accepts 'v'"):
+        build("consistency", Reals((2,)), diffusion={"prediction": "x"})
+
+
+def test_partners_are_those_of_the_paper():
+    model = shaken("consistency", Reals((2,)), stage_steps=3, q=2.0)
+    t = torch.tensor([0.1, 1.0, 5.0, 80.0], dtype=F64)
+    near = [1 + 8 / (1 + math.exp(float(v))) for v in t]
+    for stage in range(12):
+        assert float(model.stage) == stage
+        r = model.partner(t)
+        wanted = [float(v) * (1 - n / 2 ** (stage + 1)) for v, n in zip(t, near, strict=True)]
+        wanted = [v if v >= model.ends[0] else 0.0 for v in wanted]
+        torch.testing.assert_close(r, torch.tensor(wanted, dtype=F64))
+        assert ((r < t) & (r >= 0)).all()
+        for _ in range(3):
+            model.after_step()
+    assert wanted[0] > 0.09
+    assert model.partner(t * 0 + model.ends[0]).abs().max() == 0
+
+
+def ends_seen(model: Consistency, x: Tensor, n: int) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """The loss, and the (z, t) that f was asked about in it."""
+    seen = []
+
+    class Spy(Consistency):
+        def end(self, z, t, condition=None):
+            seen.append((z, t))
+            return super().end(z, t, condition)
+
+    model.__class__ = Spy
+    loss = model.loss(x, noise=Noise(5, n))
+    model.__class__ = Consistency
+    return loss, seen
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_the_loss_of_a_pair_is_its_definition(stage):
+    model = shaken("consistency", Reals((2,)), stage_steps=1, c=0.2, diffusion={"high": 7.0})
+    model.seen += stage
+    x = Noise(1, 400).normal((2,), dtype=F64)
+    loss, [(z_r, r), (z_t, t)] = ends_seen(model, x, 400)
+    y_r, y_t = (z * (1 + s.square()).sqrt()[:, None] for z, s in ((z_r, r), (z_t, t)))
+    eps = (y_t - x) / t[:, None]
+    torch.testing.assert_close((y_r - x) / r[:, None], eps)  # the same noise at both times
+    assert abs(float(eps.mean())) < 0.2 and abs(float(eps.std()) - 1) < 0.1
+    partner = model.partner(t)
+    assert ((partner == r) | (partner == 0)).all() and (partner == 0).any() and (partner > 0).any()
+    with torch.no_grad():
+        goal = torch.where(partner[:, None] > 0, model.end(z_r, r), x)
+    distance = ((model.end(z_t, t) - goal).square().sum(1) + 0.04).sqrt() - 0.2
+    torch.testing.assert_close(loss, ((1 / t**2 + 4) * distance).mean())  # sigma_data = 1/2
+    inside = (t > model.ends[0] * 1.001) & (t < model.ends[1] * 0.999)
+    logs = t[inside].log()
+    assert abs(float(t.log().median()) + 1.1) < 0.3 and 1 < float(logs.std()) < 2
+    grown = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    taught = model.loss(x, noise=Noise(5, 400), teacher=copy.deepcopy(model))
+    for a, b in zip(grown, torch.autograd.grad(taught, list(model.parameters()), allow_unused=True), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_both_times_have_the_same_dropout():
+    times = {"log_sigma_mean": 0.0, "log_sigma_std": 0.5}
+    model = shaken("consistency", Reals((2,)), stage_steps=1, **times, diffusion={"dropout": 0.5}).train()
+    model.seen += 40  # r = t (1 - 1e-11): nothing but dropout could tell f(t) from f(r)
+    x = Noise(1, 64).normal((2,), dtype=F64)
+    with torch.random.fork_rng(devices=[]):
+        loss = float(model.loss(x, noise=Noise(5, 64)).detach())
+        a, b = (model.end(x, torch.ones(64, dtype=F64)) for _ in range(2))
+    assert loss < 1e-6
+    assert (a - b).abs().max() > 0.01  # there is dropout
+
+
+@pytest.mark.parametrize("again", [(), (0.8,), (2.0, 0.3)])
+def test_the_exact_ends_draw_the_data_in_any_number_of_steps(again, monkeypatch):
+    model = build("consistency", Reals((2,)), again=again, diffusion={"net": "mlp", "width": 8}, dtype=F64)
+
+    def exact_end(z, t, condition):  # f = mean + sd / sqrt(sd^2 + t^2) (x + t eps - mean)
+        t = t[:, None].double()
+        return CENTRE + SPREAD / (SPREAD.square() + t.square()).sqrt() * (z * (1 + t.square()).sqrt() - CENTRE)
+
+    monkeypatch.setattr(model, "end", exact_end)
+    drawn = model.sample(100_000, noise=Noise(0, 100_000))
+    assert len(list(model.path(Noise(0, 3).normal((2,), dtype=F64), noise=Noise(1, 3)))) == 1 + len(again)
+    # of the noise at the first step 1 - alpha^2 = 1e-4 is missing, and with it as much of the variance
+    assert ((drawn.mean(0) - CENTRE).abs() < 0.03).all()
+    assert ((drawn.std(0) / SPREAD - 1).abs() < 0.01).all()
+
+
+def test_a_consistency_model_says_what_it_is():
+    assert verbs(build("consistency", Integers((2,), 4), diffusion="diffusion:vector")) == ("Trainable", "Samples")
+
+
+# One step against one step ------------------------------------------------------------------------------------------
+
+
+def energy(a: Tensor, b: Tensor) -> float:
+    """The energy distance of two samples, both halves without their diagonals."""
+
+    def within(x: Tensor) -> float:
+        return float(torch.cdist(x, x).sum()) / (len(x) * (len(x) - 1))
+
+    return 2 * float(torch.cdist(a, b).mean()) - within(a) - within(b)
+
+
+def ring(n: int, seed: int) -> Tensor:
+    """Five narrow Gaussians on a circle of radius 2."""
+    noise = Noise(seed, n)
+    angle = noise.integers(5) * (2 * math.pi / 5)
+    return 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.15 * noise.normal((2,))
+
+
+def some_data(x: Tensor, y: Tensor | None = None) -> SimpleNamespace:
+    return SimpleNamespace(train=SimpleNamespace(x=x, y=y), valid=None)
+
+
+NET = {"net": "mlp", "width": 64, "blocks": (2,)}
+RING = {**NET, "prediction": "edm", "schedule": "edm", "high": 8.0}
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    model = build("diffusion", Reals((2,)), **RING, sampler={"name": "ddim", "evaluations": 1})
+    lk.fit(model, some_data(ring(2000, 0)), steps=400, batch=256, lr=3e-3, ema=0.99, progress=False)
+    return model
+
+
+def test_one_step_of_each_beats_one_step_of_diffusion(teacher):
+    held, data = ring(1000, 1), some_data(ring(2000, 0))
+    settings = {"batch": 256, "lr": 3e-3, "ema": 0.98, "progress": False}
+    flow = build("meanflow", Reals((2,)), **NET)
+    lk.fit(flow, data, steps=250, **settings)
+    tuned = build("consistency", Reals((2,)), diffusion=teacher.config, stage_steps=60)
+    lk.fit(tuned, data, steps=400, start=teacher, **settings)
+    two = build("consistency", Reals((2,)), diffusion=teacher.config, again=(0.8,))
+    two.load_state_dict(tuned.state_dict())
+    models = {"ddim": teacher, "meanflow": flow, "ect": tuned, "ect, two steps": two}
+    got = {name: energy(lk.sample(model, 1000, seed=2), held) for name, model in models.items()}
+    # 200 pairs of 1000 points of the ring itself: |distance| < 0.012; one step of DDIM ends near the mean, at 1.3
+    print(got)
+    assert got["ddim"] > 1, got
+    assert max(got["meanflow"], got["ect"]) < 0.3 * got["ddim"], got
+    assert got["ect, two steps"] < 0.1, got
+
+
+# Starts -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_is_the_other_models_weights_and_its_scaling(teacher, tmp_path):
+    tuned = build("consistency", Reals((2,)), diffusion=teacher.config)
+    moved = some_data(ring(300, 3) * 7 + 5)
+    lk.fit(tuned, moved, steps=1, lr=1e-12, start=teacher, run=tmp_path / "run", progress=False)
+    for name, tensor in teacher.state_dict().items():
+        torch.testing.assert_close(tuned.diffusion.state_dict()[name], tensor, rtol=0, atol=1e-9)
+    said = Ledger(tmp_path / "run").last("start")["start"]
+    assert said["family"] == "diffusion" and len(said["weights"]) == 64 and said["from"] is None
+    again = build("consistency", Reals((2,)), diffusion=teacher.config, again=(0.5,))
+    lk.fit(again, moved, steps=1, lr=1e-12, start=tmp_path / "run", run=tmp_path / "more", progress=False)
+    assert int(again.seen) == 2  # of its own family, all of it
+    assert Ledger(tmp_path / "more").last("start")["start"]["from"] == str(tmp_path / "run")
+    fresh = build("diffusion", Reals((2,)), **RING)
+    lk.fit(fresh, moved, steps=1, progress=False)
+    assert float((fresh.scaling.centre - teacher.scaling.centre).abs().max()) > 1  # without a start, the data's own
+
+
+def test_what_does_not_fit_is_said_and_changes_nothing(teacher):
+    data = some_data(ring(64, 0))
+    for fields, space, sentence in (
+        ({"prediction": "v"}, Reals((2,)), "start, diffusion, has prediction = 'edm', not 'v': its weights mean"),
+        ({"width": 32}, Reals((2,)), "width = 64, not 32"),
+        ({}, Reals((3,)), r"start, diffusion, has the space Reals\(\(2,\)"),
+    ):
+        model = build("consistency", space, diffusion={**RING, **fields})
+        before = copy.deepcopy(model.state_dict())
+        rows = data if space == Reals((2,)) else some_data(torch.zeros(64, 3))
+        with pytest.raises(ValueError, match=sentence):
+            lk.fit(model, rows, steps=1, start=teacher, progress=False)
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    with pytest.raises(ValueError, match="start is diffusion; meanflow accepts the weights of meanflow"):
+        lk.fit(build("meanflow", Reals((2,)), **NET), data, steps=1, start=teacher, progress=False)
+    with pytest.raises(ValueError, match="has the condition None, the model has"):
+        model = build("diffusion", Reals((2,)), Integers((), 3), **RING)
+        lk.fit(model, some_data(ring(64, 0), torch.zeros(64).long()), steps=1, start=teacher, progress=False)
+    free = build("diffusion", Reals((2,)), **RING | {"dropout": 0.2, "times": "lognormal", "high": 7.0})
+    lk.fit(free, data, steps=1, start=teacher, progress=False)
+
+
+def test_train_from_a_run_on_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ["--data", "digits", "batch=8", "train.log_every=1"]
+
+    def likely(*words):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in words])
+        return stopped.value.code
+
+    inner = ["net=mlp", "width=8", "blocks=[1]", "prediction=edm"]
+    assert likely("train", "diffusion", *quick, *inner, "--steps", "2", "--out", "first", "--json") == 0
+    tuning = ["again=[0.5]", "model.diffusion.dropout=0.2", "--start", "first", "--steps", "3", "--out", "tuned"]
+    assert likely("train", "consistency", *quick, *tuning, "--json") == 0
+    first, tuned = load_model("first"), load_model("tuned")
+    assert tuned.config.again == (0.5,)
+    assert tuned.config.diffusion == first.config.model_copy(update={"dropout": 0.2})
+    line = Ledger("tuned").last("start")
+    assert line["start"]["from"] == "first" and line["asked"]["recipe"]["start"] == "first"
+    shutil.rmtree("first")  # the run is whole without the one that it came from
+    assert likely("resume", "tuned", "--steps", "4", "--json") == 0
+    assert likely("train", "consistency", *quick, "--start", "tuned", "--steps", "1", "--out", "more") == 0
+    assert load_model("more").config == tuned.config
+    capsys.readouterr()
+    for words, sentence in (
+        (["train", "vae", *quick, "--start", "tuned"], "start is tuned, a run of consistency; vae accepts vae"),
+        (["train", "consistency", *quick, "--start", "none"], "path is none, where there is nothing"),
+        (["train", "consistency", *quick, "--start", "tuned", "--preset", "two-step"], "preset is 'two-step' beside"),
+    ):
+        assert likely(*words) == 2
+        assert sentence in capsys.readouterr().err.replace("\n", " ")

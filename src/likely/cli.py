@@ -65,6 +65,7 @@ def train(
     steps: Count = None,
     seed: Count = None,
     conditional: bool = False,
+    start: Place = None,
     out: Place = None,
     json: Json = False,
 ) -> int:
@@ -78,6 +79,8 @@ def train(
         steps: Training steps (for EM: passes over the data).
         seed: Seed of everything random.
         conditional: Learn p(x given y) instead of p(x); `joint` learns p(x, y) anyway.
+        start: A run to start from, with its config and weights: of the same family, to go on with other data, or of a
+            part; `likely train consistency --start runs/diffusion-digits-1` makes a diffusion model draw in one step.
         out: Run folder; runs/FAMILY-DATA-N by default.
     """
     from likely.config import recipe as recipes
@@ -89,6 +92,7 @@ def train(
         raise ValueError(f'{what} names no family; a recipe needs a line such as family = "vae"')
     record |= {"preset": preset} if preset else {}
     record |= {"conditional": True} if conditional else {}
+    record |= {"start": str(start)} if start else {}
     record = recipes.override(record, overrides, set(config_class(record["family"]).model_fields) - {"family"})
     for table, key, value in (("data", "source", data), ("train", "steps", steps), ("train", "seed", seed)):
         if value is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf, log
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -94,6 +94,11 @@ class Network(FamilyConfig):
 
 class Diffusion(Network):
     """A diffusion model: noise is added along a schedule, and a network learns what was there before."""
+
+    free: ClassVar[frozenset[str]] = frozenset(
+        {"dropout", "drop", "schedule", "shift", "high", "low", "steps", "whole_paths", "sampler"}
+        | {"weighting", "times", "log_sigma_mean", "log_sigma_std"}
+    )
 
     family: Literal["diffusion"] = "diffusion"
 

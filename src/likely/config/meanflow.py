@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,10 @@ from likely.config.diffusion import Count, Network
 
 class MeanFlow(Network):
     """A flow from noise to data that learns its mean velocity over a stretch of time, and so draws in one step."""
+
+    free: ClassVar[frozenset[str]] = frozenset(
+        {"dropout", "drop", "evaluations", "equal", "time_mean", "time_std", "offset"}
+    )
 
     family: Literal["meanflow"] = "meanflow"
 
