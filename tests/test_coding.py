@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, ndtr
 
-from likely.coding import tables
+from likely.coding import ans, plain, tables
 from likely.coding.ans import Stack, Underflow, pseudorandom
-from likely.coding.plain import PlainStack
 from likely.coding.tables import TOTAL, Listed, Located, Table, Uniform, on_grid
 
 
@@ -41,7 +40,7 @@ KINDS = {
 
 def cumulative(table: Table) -> np.ndarray:
     """Everything below each symbol, (N, size + 1)."""
-    return np.stack([table.below(np.full(len(table), symbol)) for symbol in range(table.size + 1)], 1)
+    return table.below(np.tile(np.arange(table.size + 1), (len(table), 1)))
 
 
 # Tables -------------------------------------------------------------------------------------------------------------
@@ -140,26 +139,32 @@ def test_grid_hides_the_last_bits_of_floats() -> None:
 # The stack ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("few", [0, 6])
 @given(lanes=st.integers(1, 9), sizes=st.lists(st.integers(1, 25), min_size=1, max_size=6), seed=st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
-def test_both_coders_write_the_same_bytes_and_read_them_back(lanes: int, sizes: list[int], seed: int) -> None:
-    r, fast, plain = rng(seed), Stack(lanes), PlainStack(lanes)
-    pile = [listed(n, int(r.integers(1, 8)), seed + n, 2500) for n in sizes]
+def test_both_coders_write_the_same_bytes_and_read_them_back(few: int, lanes: int, sizes: list[int], seed: int) -> None:
+    """The definition in Python integers, and the stack with and without its own use of that."""
+    r, pile = rng(seed), [listed(n, int(rng(n).integers(1, 8)), seed + n, 2500) for n in sizes]
     symbols = [r.integers(0, table.size, len(table)) for table in pile]
-    for table, each in zip(reversed(pile), reversed(symbols), strict=True):
-        start, frequency = table.interval(each)
-        fast.push(start, frequency)
-        plain.push(list(zip(start.tolist(), frequency.tolist(), strict=True)))
-    data = fast.to_bytes()
-    assert data == plain.to_bytes()
-    assert len(data) * 8 == fast.bits
-    fast, plain = Stack.from_bytes(data), PlainStack.from_bytes(data)
-    assert fast.to_bytes() == data
-    for table, each in zip(pile, symbols, strict=True):
-        assert np.array_equal(fast.pop(table), each)
-        assert plain.pop(table.cumulative.tolist()) == each.tolist()
-    assert fast.is_empty()
-    assert plain.is_empty()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ans, "FEW", few)
+        stack, states, words = Stack(lanes), [2**32] * lanes, []
+        for table, each in zip(reversed(pile), reversed(symbols), strict=True):
+            start, frequency = table.interval(each)
+            stack.push(start, frequency)
+            plain.push(states, words, start.tolist(), frequency.tolist())
+        data = stack.to_bytes()
+        numbers = [(lanes, 2), *((state, 8) for state in states), *((word, 4) for word in words)]
+        assert data == b"".join(number.to_bytes(size, "little") for number, size in numbers)
+        assert len(data) * 8 == stack.bits
+        stack = Stack.from_bytes(data)
+        assert stack.to_bytes() == data
+        for table, each in zip(pile, symbols, strict=True):
+            assert np.array_equal(stack.pop(table), each)
+            assert plain.pop(states, words, table.cumulative.tolist()) == each.tolist()
+        assert stack.is_empty()
+        assert not words
+        assert states == [2**32] * lanes
 
 
 def test_a_stack_is_as_long_as_the_information_on_it() -> None:
@@ -193,7 +198,8 @@ def test_borrowed_bits_come_back(seed: int, lanes: int) -> None:
     """Any mixture of pushes and pops, undone, leaves the stack as it was made, borrowed words and all."""
     r, stack, done = rng(seed), Stack(lanes, "some name"), []
     for _ in range(12):
-        table = located(int(r.integers(1, 40)), 50, 2, int(r.integers(2**31)))
+        kind = list(KINDS)[int(r.integers(4))]  # listed ones take the way through plain integers
+        table = KINDS[kind](int(r.integers(1, 40)), 50, int(r.integers(2**31)))
         if r.random() < 0.5:
             done.append((table, stack.pop(table), True))
         else:
@@ -246,10 +252,9 @@ def test_seed_words_are_looked_at() -> None:
 
 
 def test_stack_refuses() -> None:
-    with pytest.raises(Underflow):
-        Stack(1).pop(listed(20, 200))
-    with pytest.raises(Underflow):
-        PlainStack(1).pop(listed(20, 200).cumulative.tolist())
+    for table in (listed(20, 200), located(20, 200)):
+        with pytest.raises(Underflow):
+            Stack(1).pop(table)
     with pytest.raises(ValueError, match="lanes is 0"):
         Stack(0)
     for data in (b"", b"\x01", b"\x00\x00", b"\x01\x00" + bytes(7), b"\x01\x00" + bytes(8), b"\xff\xff" + bytes(90)):

@@ -27,8 +27,8 @@ from likely.coding import (
     UnsupportedVersion,
     container,
 )
+from likely.coding.choice import schemes_of
 from likely.coding.container import Chunk, Kind
-from likely.coding.schemes import scheme_for
 from likely.logprob import sample
 from likely.space import Integers, Reals
 from likely.verbs import takes_y
@@ -38,7 +38,7 @@ TINY = {(family, name): tiny for family in registry.FAMILIES for name, tiny in r
 
 def codable(tiny: Any) -> bool:
     try:
-        scheme_for(registry.build(tiny.config, tiny.space, tiny.condition), 1)
+        schemes_of(registry.build(tiny.config, tiny.space, tiny.condition))
     except TypeError:
         return False
     return True

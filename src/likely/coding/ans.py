@@ -24,17 +24,16 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from likely.coding.tables import PRECISION, TOTAL, Ints, Table
+from likely.coding import plain
+from likely.coding.plain import LOW, Underflow
+from likely.coding.tables import PRECISION, TOTAL, Ints, Listed, Table
 
 MOST_LANES = 4096
-_LOW = 1 << 32
+FEW = 32
+"""Up to so many lanes plain integers are faster, for tables that are listed."""
 _U32, _U24 = np.uint64(32), np.uint64(PRECISION)
 _UPPER = np.uint64(64 - PRECISION)
-_WORD, _SLOT = np.uint64(_LOW - 1), np.uint64(TOTAL - 1)
-
-
-class Underflow(ValueError):
-    """More was popped than is there."""
+_WORD, _SLOT = np.uint64(LOW - 1), np.uint64(TOTAL - 1)
 
 
 class Stack:
@@ -55,6 +54,11 @@ class Stack:
 
     def push(self, start: Ints, frequency: Ints) -> None:
         """Put symbols, given by their intervals (N,), on top: the first of them will be popped first."""
+        if self.lanes <= FEW:
+            states, words = self._state.tolist(), []
+            plain.push(states, words, start.tolist(), frequency.tolist())
+            self._state[:] = states
+            return self._extend(np.array(words, np.uint32))
         first, count, size = start.astype(np.uint64), frequency.astype(np.uint64), self.lanes
         for low in range((len(start) - 1) // size * size, -1, -size):
             f = count[low : low + size]
@@ -68,6 +72,8 @@ class Stack:
 
     def pop(self, table: Table) -> Ints:
         """Take as many symbols off the top as the table has rows, (N,). Raises `Underflow` where there are none."""
+        if self.lanes <= FEW and isinstance(table, Listed):
+            return self._pop_few(table)
         n, size = len(table), self.lanes
         symbols = np.empty(n, np.int64)
         for low in range(0, n, size):
@@ -77,12 +83,27 @@ class Stack:
             symbol = part.find(c)
             start, frequency = part.interval(symbol)
             s = frequency.astype(np.uint64) * (s >> _U24) + (c - start).astype(np.uint64)
-            short = s < np.uint64(_LOW)
+            short = s < np.uint64(LOW)
             if short.any():
                 s[short] = (s[short] << _U32) | self._take(int(short.sum()))
             self._state[: len(part)] = s
             symbols[low : low + size] = symbol
         return symbols
+
+    def _pop_few(self, table: Listed) -> Ints:
+        """`pop` in plain integers, given as many words as there could be use for: one a symbol."""
+        have, spare = min(len(table), self._count), 0
+        words = self._words[self._count - have : self._count].tolist()
+        if self.borrowing is not None:
+            spare = len(table) - have
+            words = self._borrow(self.borrowed, self.borrowed + spare).tolist() + words
+        states = self._state.tolist()
+        symbols = plain.pop(states, words, table.cumulative.tolist())
+        self._state[:] = states
+        unused = min(spare, len(words))
+        self.borrowed += spare - unused
+        self._count += len(words) - unused - have  # what is left of the words stands where it was
+        return np.array(symbols, np.int64)
 
     def is_empty(self) -> bool:
         """Whether it is as it was when made: nothing on it, and every borrowed bit given back."""
@@ -107,7 +128,7 @@ class Stack:
             raise ValueError(f"{len(data)} bytes hold no stack of {lanes} lanes")
         stack = cls(lanes, borrowing)
         stack._state = np.frombuffer(data, "<u8", lanes, 2).astype(np.uint64)
-        if (stack._state < np.uint64(_LOW)).any():
+        if (stack._state < np.uint64(LOW)).any():
             raise ValueError("a lane has a state below 2^32")
         stack._words = np.frombuffer(data, "<u4", offset=2 + 8 * lanes).astype(np.uint32)
         stack._count = len(stack._words)
@@ -120,7 +141,7 @@ class Stack:
             if self.borrowing is None
             else pseudorandom(self.borrowing + "/lanes", self.lanes)
         )
-        return low.astype(np.uint64) | np.uint64(_LOW)
+        return low.astype(np.uint64) | np.uint64(LOW)
 
     def _extend(self, words: NDArray[np.uint32]) -> None:
         end = self._count + len(words)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from likely.coding import container
 from likely.coding.ans import Stack
+from likely.coding.choice import scheme_for, scheme_of
 from likely.coding.container import Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, ModelMismatch, NumericsMismatch
 from likely.coding.header import (
@@ -41,7 +42,7 @@ from likely.coding.header import (
     header_of,
     model_hash,
 )
-from likely.coding.schemes import Scheme, scheme_for
+from likely.coding.schemes import Scheme
 from likely.logprob import check_condition, log_prob, scoring
 from likely.space import Integers
 from likely.verbs import name_of
@@ -97,22 +98,29 @@ class Report:
 class Codec:
     """Lossless compression of a model's rows. Raises `TypeError` where the model has no verb that serves.
 
-    The model is copied and used in float64 on the CPU. `group` rows are coded together (64, or what suits the scheme;
-    fewer where there are fewer rows), `chunk` rows make a chunk that can be decoded by itself. `limit` is the largest
-    number of numbers that a file may hold.
+    The model is copied and used in float64 on the CPU. `scheme` is sequential for `Ordered` models and integer flows;
+    for latent models bits-back, or two-part, which is chosen for fewer than 20 rows. `group` rows are coded together
+    (64, or what suits the scheme; fewer where there are fewer rows), `chunk` rows make a chunk that can be decoded by
+    itself. `limit` is the largest number of numbers that a file may hold.
     """
 
     def __init__(
-        self, model: nn.Module, *, group: int | None = None, chunk: int | None = None, limit: int = LIMIT
+        self,
+        model: nn.Module,
+        *,
+        scheme: str | None = None,
+        group: int | None = None,
+        chunk: int | None = None,
+        limit: int = LIMIT,
     ) -> None:
         for name, value in (("group", group), ("chunk", chunk)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; accepts a number of rows, 1 or more")
-        scheme_for(model, 1)
+        scheme_for(model, 1, name=scheme)
         self.hash = model_hash(model)
         self.model: Any = copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False)
         self.space: Integers = self.model.space
-        self.group, self.chunk, self.limit = group, chunk, limit
+        self.scheme, self.group, self.chunk, self.limit = scheme, group, chunk, limit
         self._fingerprints: dict[Coding, str] = {}
 
     # Bytes --------------------------------------------------------------------------------------------------------
@@ -133,7 +141,7 @@ class Codec:
         `progress` is called with the rows done. Raises `ValueError` or `TypeError` naming x or y.
         """
         x, y, n = self._checked(x, y)
-        scheme = scheme_for(self.model, n, self.group)
+        scheme = scheme_for(self.model, n, self.group, self.scheme)
         chunks = []
         with scoring(self.model):
             for part in self._parts(n, scheme):
@@ -163,7 +171,7 @@ class Codec:
         """Rows, labels and notes in a file."""
         archive = container.read(blob)
         header = self._header(archive)
-        scheme = scheme_for(self.model, header.content.rows, coding=header.coding)
+        scheme = scheme_of(self.model, header.coding)
         xs, ys, done = [], [], 0
         with scoring(self.model):
             for number, entry in enumerate(archive.entries):
@@ -209,7 +217,7 @@ class Codec:
         blob = self.compress(x, y)
         self.read(blob)
         archive = container.read(blob)
-        scheme = scheme_for(self.model, n, coding=header_of(archive).coding)
+        scheme = scheme_of(self.model, header_of(archive).coding)
         coded = [8 * e.size for e in archive.entries if e.kind is not Kind.NOTES]
         raw = [8 * e.size for e in archive.entries if e.kind is Kind.RAW]
         with scoring(self.model):
@@ -229,7 +237,7 @@ class Codec:
     def fingerprint(self, coding: Coding) -> str:
         """The first 8 bytes of a hash of what this machine decodes from pseudorandom bits: a probe of all tables."""
         if coding not in self._fingerprints:
-            scheme = scheme_for(self.model, 1, coding=coding)
+            scheme = scheme_of(self.model, coding)
             stack = Stack(4, "likely/probe")
             with scoring(self.model):
                 x, _ = scheme.decode(stack, min(4, coding.group))

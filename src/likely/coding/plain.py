@@ -1,70 +1,53 @@
-"""The stack coder once more, in plain Python integers: what the stream *is*. Slow; a reference, and a fall-back.
+"""The stack coder in plain Python integers: what the stream *is*.
 
-It reads and writes the same bytes as `likely.coding.ans.Stack` without borrowing, bit for bit.
+Bit for bit the stream of the vectorised coder in `likely.coding.ans`, which comes here where there are too few lanes
+for NumPy to pay. A lane's state and the words are Python integers; see there for the steps.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
-from likely.coding.ans import Underflow
 from likely.coding.tables import PRECISION, TOTAL
 
-_LOW = 1 << 32
+LOW = 1 << 32
+"""The least state of a lane."""
 
 
-class PlainStack:
-    """L lanes over one stack of 32-bit words."""
+class Underflow(ValueError):
+    """More was popped than is there."""
 
-    def __init__(self, lanes: int = 1) -> None:
-        self.states, self.words = [_LOW] * lanes, []
 
-    def push(self, intervals: Sequence[tuple[int, int]]) -> None:
-        """Put symbols, given by start and frequency, on top: the first of them will be popped first."""
-        lanes = len(self.states)
-        for low in range((len(intervals) - 1) // lanes * lanes, -1, -lanes):
-            part = intervals[low : low + lanes]
-            for lane, (_, frequency) in enumerate(part):  # all lanes move their words before any takes a symbol in
-                if self.states[lane] >= frequency << (64 - PRECISION):
-                    self.words.append(self.states[lane] % _LOW)
-                    self.states[lane] >>= 32
-            for lane, (start, frequency) in enumerate(part):
-                whole, rest = divmod(self.states[lane], frequency)
-                self.states[lane] = whole * TOTAL + rest + start
+def push(states: list[int], words: list[int], start: Sequence[int], frequency: Sequence[int]) -> None:
+    """Put symbols, given by their intervals, on top; the first of them will be popped first."""
+    lanes = len(states)
+    for low in range((len(start) - 1) // lanes * lanes, -1, -lanes):
+        for i in range(low, min(low + lanes, len(start))):
+            s, f = states[i - low], frequency[i]
+            if s >= f << (64 - PRECISION):
+                words.append(s % LOW)
+                s >>= 32
+            states[i - low] = (s // f << PRECISION) + s % f + start[i]
 
-    def pop(self, tables: Sequence[Sequence[int]]) -> list[int]:
-        """Symbols off the top, one for each table of cumulative sums 0 .. 2^24."""
-        symbols, lanes = [], len(self.states)
-        for low in range(0, len(tables), lanes):
-            short = []
-            for lane, cumulative in enumerate(tables[low : low + lanes]):
-                whole, c = divmod(self.states[lane], TOTAL)
-                symbol = next(k for k in range(len(cumulative) - 1) if c < cumulative[k + 1])
-                frequency = cumulative[symbol + 1] - cumulative[symbol]
-                self.states[lane] = frequency * whole + c - cumulative[symbol]
-                symbols.append(symbol)
-                if self.states[lane] < _LOW:
-                    short.append(lane)
-            for lane in reversed(short):  # the last lane's word lies on top
-                if not self.words:
-                    raise Underflow("the stack is empty, and more was asked of it")
-                self.states[lane] = self.states[lane] << 32 | self.words.pop()
-        return symbols
 
-    def is_empty(self) -> bool:
-        """Whether nothing is on it."""
-        return not self.words and all(state == _LOW for state in self.states)
-
-    def to_bytes(self) -> bytes:
-        """As `Stack.to_bytes`."""
-        numbers = [(len(self.states), 2), *((state, 8) for state in self.states), *((word, 4) for word in self.words)]
-        return b"".join(number.to_bytes(size, "little") for number, size in numbers)
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> PlainStack:
-        """What `to_bytes` of either wrote."""
-        lanes = int.from_bytes(data[:2], "little")
-        stack, end = cls(lanes), 2 + 8 * lanes
-        stack.states = [int.from_bytes(data[at : at + 8], "little") for at in range(2, end, 8)]
-        stack.words = [int.from_bytes(data[at : at + 4], "little") for at in range(end, len(data), 4)]
-        return stack
+def pop(states: list[int], words: list[int], tables: Sequence[Sequence[int]]) -> list[int]:
+    """Symbols off the top, one for each table of cumulative sums 0 .. 2^24. Raises `Underflow` where words lack."""
+    symbols, lanes = [], len(states)
+    for low in range(0, len(tables), lanes):
+        short = []
+        for lane, cumulative in enumerate(tables[low : low + lanes]):
+            s = states[lane]
+            c = s % TOTAL
+            symbol = bisect_right(cumulative, c) - 1
+            start = cumulative[symbol]
+            s = (cumulative[symbol + 1] - start) * (s >> PRECISION) + c - start
+            symbols.append(symbol)
+            states[lane] = s
+            if s < LOW:
+                short.append(lane)
+        if len(short) > len(words):
+            raise Underflow("the stack is empty, and more was asked of it")
+        for lane in reversed(short):  # the last lane's word lies on top
+            states[lane] = states[lane] << 32 | words.pop()
+    return symbols

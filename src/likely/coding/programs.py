@@ -26,6 +26,8 @@ from likely.verbs import name_of
 
 Program = Generator[Conditional, Tensor, Tensor]
 Interval = tuple[Ints, Ints]
+Walk = Iterator[tuple[slice, Table]]
+"""Slices of numbers (B, C, ...) along C, in the order of coding, and the table of each laid out flat."""
 
 
 @runtime_checkable
@@ -51,8 +53,8 @@ def ordered(model: Any, n: int, y: Any = None) -> Program:
     return model.from_sites(torch.cat(done, 2))
 
 
-def tables(conditional: Conditional, known: Ints) -> Iterator[tuple[slice, Table]]:
-    """The tables of a group's values (B, C, S): a slice of channels, and the table of these values laid out flat.
+def tables(conditional: Conditional, known: Ints) -> Walk:
+    """The tables of a group's values (B, C, S).
 
     Where a channel's distribution depends on earlier ones, these are read from `known` (B, C, S) when the next table
     is asked for. Raises `ValueError` for an observation of numbers that have no code length.
@@ -81,8 +83,7 @@ def intervals(program: Program, values: list[Tensor], rows: int) -> list[Interva
     conditional = next(program)
     for number, each in enumerate(values, 1):
         known = each[:rows].numpy().astype(np.int64)
-        for part, table in tables(_first(conditional, rows), known):
-            found.append(table.interval(known[:, part].reshape(-1)))
+        found += looked_up(tables(_first(conditional, rows), known), known)
         if number < len(values):
             conditional = program.send(each)
     return found
@@ -93,14 +94,23 @@ def popped(program: Program, stack: Stack, rows: int, size: int) -> Tensor:
     conditional = next(program)
     while True:
         each = _first(conditional, rows)
-        sites = each.parameters.shape[2]
-        known = np.zeros((rows, each.observation.channels, sites), np.int64)
-        for part, table in tables(each, known):
-            known[:, part] = stack.pop(table).reshape(rows, -1, sites)
+        known = np.zeros((rows, each.observation.channels, each.parameters.shape[2]), np.int64)
+        pop_into(known, tables(each, known), stack)
         try:
             conditional = program.send(padded(torch.from_numpy(known), size))
         except StopIteration as end:
             return end.value[:rows]
+
+
+def looked_up(walk: Walk, known: Ints) -> list[Interval]:
+    """The intervals of known numbers (B, C, ...) in the tables of a walk over their second axis."""
+    return [table.interval(known[:, part].reshape(-1)) for part, table in walk]
+
+
+def pop_into(known: Ints, walk: Walk, stack: Stack) -> None:
+    """Fill `known` (B, C, ...), which the walk reads as it goes, with what is popped off a stack."""
+    for part, table in walk:
+        known[:, part] = stack.pop(table).reshape(len(known), -1, *known.shape[2:])
 
 
 def padded(x: Tensor, size: int) -> Tensor:

@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 
 from likely.coding.ans import MOST_LANES, Stack
-from likely.coding.errors import CorruptHeader
 from likely.coding.header import Coding
-from likely.coding.programs import Factored, Interval, Program, intervals, ordered, padded, popped
-from likely.coding.tables import MOST, PRECISION, Uniform
-from likely.space import Integers
-from likely.verbs import Ordered, has, name_of, verbs
+from likely.coding.programs import Interval, Program, intervals, ordered, padded, popped
+from likely.coding.tables import PRECISION, Uniform
+from likely.verbs import Ordered, has
 
 Progress = Callable[[int], None]
 _WASTE = 48
@@ -100,8 +98,7 @@ class Sequential(Scheme):
             found += intervals(self._program(condition), self._values(self.full(rows), condition), len(rows))
             if progress is not None:
                 progress(part.stop)
-        bits = sum(float((PRECISION - np.log2(frequency)).sum()) for _, frequency in found)
-        stack = Stack(lanes_for(bits, max((len(start) for start, _ in found), default=1)))
+        stack = Stack(lanes_for(bits_of(found), max(len(start) for start, _ in found)))
         for interval in reversed(found):
             stack.push(*interval)
         return stack
@@ -132,22 +129,6 @@ def lanes_for(bits: float, most: int) -> int:
     return max(1, min(MOST_LANES, most, int(bits * _SHARE / _WASTE)))
 
 
-def scheme_for(model: Any, rows: int, group: int | None = None, *, coding: Coding | None = None) -> Scheme:
-    """The scheme that serves a model: for so many rows, or as a file's header says.
-
-    Raises `TypeError` saying why where none does.
-    """
-    space, condition = model.space, model.condition
-    what = f"compress needs a model whose numbers can be coded; {name_of(model)}"
-    if not isinstance(space, Integers):
-        raise TypeError(f"{what} lives in {space}, and only Integers have code lengths")
-    if space.levels > MOST:
-        raise TypeError(f"{what} has {space.levels} levels; accepts at most {MOST}")
-    if condition is not None and not (isinstance(condition, Integers) and not condition.shape):
-        raise TypeError(f"{what} is conditioned on {condition}; only labels can be written into a file")
-    if has(model, Ordered) or isinstance(model, Factored):
-        if coding is not None and coding.scheme != Sequential.name:
-            raise CorruptHeader(f"its scheme is {coding.scheme!r}; {name_of(model)} is coded as {Sequential.name!r}")
-        return Sequential(model, coding.group if coding else min(group or 64, rows))
-    can = ", ".join(verbs(model)) or "nothing that likely.verbs knows"
-    raise TypeError(f"{what} is {can}; accepts Ordered, Latent with normal posteriors, or an integer flow")
+def bits_of(found: list[Interval]) -> float:
+    """What it takes to push them."""
+    return sum(float((PRECISION - np.log2(frequency)).sum()) for _, frequency in found)

@@ -32,6 +32,7 @@ MOST = 1 << 16
 """The largest size of a table."""
 MOST_PARTS = 1 << 10
 """The most components of a mixture."""
+_AT_ONCE = 256
 _ONE = 1 << 30  # 1.0 in the frozen tables
 _REACH = 24  # distribution functions are tabulated on [-24, 24]; beyond they are 0 or 1 to 2^-30
 _FINEST, _COARSEST = -6, 18  # log-scales in nats, in units of a cell
@@ -63,20 +64,25 @@ class Table(ABC):
 
     @abstractmethod
     def below(self, symbol: Ints) -> Ints:
-        """The sum of the frequencies of all smaller symbols, (N,), for symbols in 0 .. size: 0 .. 2^24."""
+        """The frequencies of all smaller symbols together, (N, k), for k symbols of each in 0 .. size: 0 .. 2^24."""
 
     def interval(self, symbol: Ints) -> tuple[Ints, Ints]:
         """Start and frequency of a symbol in each distribution, (N,) each."""
-        start = self.below(symbol)
-        return start, self.below(symbol + 1) - start
+        start, end = self.below(np.stack([symbol, symbol + 1], 1)).T
+        return start, end - start
 
     def find(self, c: Ints) -> Ints:
-        """The symbols with start <= c < start + frequency, (N,), for c in 0 .. 2^24 - 1; by bisection."""
-        low, high = np.zeros_like(c), np.full_like(c, self.size)  # below(low) <= c < below(high)
-        for _ in range((self.size - 1).bit_length()):
-            middle = (low + high) >> 1
-            under = self.below(middle) <= c
-            low, high = np.where(under, middle, low), np.where(under, high, middle)
+        """The symbols with start <= c < start + frequency, (N,), for c in 0 .. 2^24 - 1.
+
+        By cutting the range that is left into equal parts: into two of them for many symbols at once, into more for
+        few, where a look at a distribution costs no more than a look at several.
+        """
+        ways = min(64, max(2, _AT_ONCE // max(len(c), 1)))
+        cuts, low, width = np.arange(1, ways), np.zeros_like(c), self.size  # below(low) <= c < below(low + width)
+        while width > 1:
+            width = -(-width // ways)
+            knots = np.minimum(low[:, None] + width * cuts, self.size)
+            low = low + width * (self.below(knots) <= c[:, None]).sum(1)
         return low
 
 
@@ -103,7 +109,7 @@ class Listed(Table):
         return Listed(self.cumulative[part])
 
     def below(self, symbol: Ints) -> Ints:
-        return np.take_along_axis(self.cumulative, symbol[:, None], 1)[:, 0]
+        return np.take_along_axis(self.cumulative, symbol, 1)
 
     def find(self, c: Ints) -> Ints:
         return (self.cumulative[:, 1:-1] <= c[:, None]).sum(1)
@@ -156,15 +162,15 @@ class Located(Table):
 
     def below(self, symbol: Ints) -> Ints:
         inverse, limit = _scales()
-        away = symbol[:, None] * GRID - GRID // 2 - self.centre  # (N, M): 1/256 of a cell
-        here = limit[self.scale]
+        away = symbol[:, :, None] * GRID - GRID // 2 - self.centre[:, None]  # (N, k, M): 1/256 of a cell
+        here = limit[self.scale][:, None]
         # t = away / scale in units of 2^-16, within [-24, 24]: the product stays below 2^55
-        t = np.clip(away, -here, here) * inverse[self.scale] >> 32
+        t = np.clip(away, -here, here) * inverse[self.scale][:, None] >> 32
         t += _REACH << 16
         step, rest = np.clip(t >> 8, 0, 2 * _REACH * GRID - 1), t & 255
         value, slope = _function(self.function)
         each = value[step] + (slope[step] * rest >> 8)  # F(t) in units of 2^-30
-        mass = (self.weight * each).sum(1) // self.total
+        mass = (self.weight[:, None] * each).sum(2) // self.total[:, None]
         mass[symbol <= 0], mass[symbol >= self.size] = 0, _ONE
         return symbol + (mass * (TOTAL - self.size) >> 30)
 
