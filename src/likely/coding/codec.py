@@ -200,9 +200,7 @@ class Codec:
 
     def decompress_file(self, source: str | Path, target: str | Path, **options: Any) -> Path:
         """The rows in an .lkz file to an .npz with `x` (and `y`)."""
-        rows = self.read(Path(source).read_bytes(), **options)
-        arrays = {"x": canonical(rows.x, self.space)} | ({} if rows.y is None else {"y": rows.y.numpy()})
-        return replace(target, lambda file: np.savez_compressed(file, **arrays))  # ty: ignore[invalid-argument-type]
+        return write_npz(target, self.read(Path(source).read_bytes(), **options), self.space)
 
     # What it costs ------------------------------------------------------------------------------------------------
 
@@ -331,6 +329,12 @@ class Codec:
                 f"({header.numerics.fingerprint}, profile {header.numerics.profile}); decode it on a machine like that"
             )
         return header
+
+
+def write_npz(target: str | Path, rows: Rows, space: Integers) -> Path:
+    """Rows as an .npz with `x` and, where there are labels, `y`; whole or not there."""
+    arrays = {"x": canonical(rows.x, space)} | ({} if rows.y is None else {"y": rows.y.numpy()})
+    return replace(target, lambda file: np.savez_compressed(file, **arrays))  # ty: ignore[invalid-argument-type]
 
 
 def replace(target: str | Path, content: bytes | Callable[[Any], None]) -> Path:

@@ -12,7 +12,6 @@ back coding"). q and p are cut to one grid of step 2^-fine on [-reach, reach]; t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,9 +20,9 @@ from torch import Tensor
 
 from likely.coding.ans import Stack
 from likely.coding.header import Coding
-from likely.coding.programs import Interval, tables
+from likely.coding.programs import Interval, Walk, looked_up, pop_into, tables
 from likely.coding.schemes import Progress, Scheme, bits_of, lanes_for
-from likely.coding.tables import GRID, MOST, Ints, Located, Table, on_grid
+from likely.coding.tables import GRID, MOST, Ints, Located, on_grid
 from likely.observation import Conditional
 from likely.verbs import name_of
 
@@ -67,7 +66,7 @@ class Lattice(NamedTuple):
         return Located(self.size, np.zeros_like(centre) if logits is None else logits, centre, scale, "normal")
 
 
-def prior_tables(prior: Any, lattice: Lattice, known: Ints) -> Iterator[tuple[slice, Table]]:
+def prior_tables(prior: Any, lattice: Lattice, known: Ints) -> Walk:
     """The tables of latents (B, L): all at once under one normal; under a mixture one after the other, each given the
     ones before, which are read from `known` when the next table is asked for."""
     rows, latents = known.shape
@@ -124,23 +123,18 @@ class LatentScheme(Scheme):
         """What to push for rows and their latents, in the order of popping: y, z, then x."""
         each = self._given(k, y)
         known = each.observation.arrange(x).reshape(len(x), each.observation.channels, -1).numpy().astype(np.int64)
-        latents = [
-            table.interval(k[:, part].reshape(-1)) for part, table in prior_tables(self.model.prior(), self.lattice, k)
-        ]
-        pixels = [table.interval(known[:, part].reshape(-1)) for part, table in tables(each, known)]
-        return [*self.labels(y), *latents, *pixels]
+        latents = looked_up(prior_tables(self.model.prior(), self.lattice, k), k)
+        return [*self.labels(y), *latents, *looked_up(tables(each, known), known)]
 
     def _popped(self, stack: Stack, rows: int) -> tuple[Tensor, Any, Ints]:
         """x, y and the places of z of the next rows."""
         y = self.popped_labels(stack, rows)
         prior = self.model.prior()
         k = np.zeros((rows, prior.mean.shape[1]), np.int64)
-        for part, table in prior_tables(prior, self.lattice, k):
-            k[:, part] = stack.pop(table).reshape(rows, -1)
+        pop_into(k, prior_tables(prior, self.lattice, k), stack)
         each = self._given(k, y)
         known = np.zeros((rows, each.observation.channels, each.parameters.shape[2]), np.int64)
-        for part, table in tables(each, known):
-            known[:, part] = stack.pop(table).reshape(rows, -1, known.shape[2])
+        pop_into(known, tables(each, known), stack)
         x = torch.from_numpy(known).reshape(rows, each.observation.channels, *each.observation.sites)
         return each.observation.restore(x), y, k
 
