@@ -40,6 +40,7 @@ _HOME = {
     "evaluate": "tasks.evaluate",
     "decide": "tasks.decide",
     "detect": "tasks.detect",
+    "Codec": "coding",
     "ClassConditional": "families.joint",
     "Hybrid": "families.joint",
     "Dequantised": "families.flow",
@@ -51,6 +52,7 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from likely.coding import Codec
     from likely.conformance import check
     from likely.data import Data, load
     from likely.families.diffusion import ProbabilityFlow, Truncated

@@ -464,6 +464,102 @@ def detect(
     return 0
 
 
+def compress(
+    run: Positional[Run],
+    inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
+    out: Annotated[Path | None, arg(metavar="PATH", aliases=("-o",))] = None,
+    split: Split = "test",
+    limit: Count = None,
+    force: Force = False,
+    json: Json = False,
+) -> int:
+    """Make it smaller: pictures or data to one .lkz file of real bytes, decoded again before it counts.
+
+    A picture that is broken or does not fit the model is named and left out, the others are coded; the exit status is
+    then 1.
+
+    Args:
+        run: The run folder of a model that can code: autoregressive, mixture of categoricals, integer flow, VAE.
+        inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
+        out: The file; a new INPUTS.lkz by default.
+        limit: Compress the first rows only.
+    """
+    from likely.coding import Codec
+    from likely.tasks.compress import compress as write
+    from likely.tasks.compress import gather, sentence
+    from likely.tasks.learn import classes_of
+    from likely.terminal import Stage, give, say
+    from likely.train import Ledger, load_model
+
+    _unwritten(force, out)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; accepts 1 or more")
+    codec = Codec(load_model(run))
+    found = gather(inputs or _data(run, None), codec.model, split=split, limit=limit, classes=classes_of(run))
+    for name, why in found.refused.items():
+        say(f"left out: {why if name in why else f'{name}: {why}'}")
+    path = out or _fresh(Path(f"{Path(inputs).name if inputs else run.name}.lkz"))
+    with Stage("compressing", len(found.x)) as stage:
+        record = write(codec, found, path, stage.advance)
+    Ledger(run).append("compress", figures={key: record[key] for key in record if key not in ("notes", "refused")})
+    left = f"\n{len(found.refused)} pictures left out" if found.refused else ""
+    give(record, f"{path}: {sentence(record)}{left}", None, json)
+    return 1 if found.refused else 0
+
+
+Archive = Annotated[Path, arg(metavar="ARCHIVE.lkz")]
+
+
+def decompress(
+    archive: Positional[Archive],
+    out: Annotated[Path | None, arg(metavar="FOLDER", aliases=("-o",))] = None,
+    run: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """The exact pixels back from a .lkz file, or a clear refusal.
+
+    Args:
+        archive: The file.
+        out: The folder for what is in it: pictures under their names, other data as x.npz. By default a new one named
+            after the file.
+        run: The run folder whose model wrote the file; by default it is looked for in runs/.
+    """
+    from likely.coding import Codec
+    from likely.tasks.compress import decompress as restore
+    from likely.tasks.compress import describe as look
+    from likely.tasks.compress import model_for
+    from likely.terminal import Stage, give
+
+    folder = out or _fresh(archive.with_suffix(""))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out is {folder}, a file; accepts a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise ValueError(f"out is {folder}, which is not empty; choose another folder, or --force to write into it")
+    blob = archive.read_bytes()
+    record = look(blob)
+    found, model = model_for(blob, run)
+    with Stage("decompressing", record["rows"]) as stage:
+        rows, paths = restore(Codec(model), blob, folder, stage.advance)
+    told = {"rows": len(rows.x), "out": str(folder), "files": len(paths), "run": str(found)}
+    told |= {"sha256": record["header"]["content"]["sha256"]}
+    give(told, f"{len(rows.x)} rows, exactly as they were, in {folder} (model of {found})", None, json)
+
+
+def info(archive: Positional[Archive], json: Json = False) -> None:
+    """What is inside a .lkz file: rows, bits per dimension, model, numbers, and whether its checksums are right.
+
+    Args:
+        archive: The file.
+    """
+    from likely.tasks.compress import describe as look
+    from likely.tasks.compress import sentence
+    from likely.terminal import give
+
+    record = look(archive.read_bytes())
+    give(record, sentence(record), None, json)
+
+
 def families(json: Json = False) -> None:
     """What every family can do: the table of families against verbs, computed from the registry."""
     from likely.tasks.describe import families as table
@@ -597,6 +693,9 @@ COMMANDS = {
     "decide": decide,
     "detect": detect,
     "profile": profile,
+    "compress": compress,
+    "decompress": decompress,
+    "info": info,
     "families": families,
     "describe": describe,
     "check": check,

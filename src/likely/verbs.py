@@ -154,6 +154,14 @@ class Ordered(Protocol):
         """Put in the value of a site; the new state and the next site's `Conditional` (None after the last)."""
         ...
 
+    def to_sites(self, x: Any) -> Tensor:
+        """(B, *shape) to (B, C, sites), the order in which `step` takes them."""
+        ...
+
+    def from_sites(self, x: Tensor) -> Any:
+        """(B, C, sites) to (B, *shape)."""
+        ...
+
 
 @runtime_checkable
 class Marginal(Protocol):
