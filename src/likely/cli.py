@@ -116,7 +116,7 @@ def evaluate(
     run: Positional[Run],
     data: Name = None,
     split: Split = "test",
-    k: int = 1,
+    k: Count = None,
     limit: Count = None,
     seed: Seed = 0,
     out: Out = None,
@@ -128,7 +128,8 @@ def evaluate(
     Args:
         run: The run folder.
         data: Other data than the run's own.
-        k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter.
+        k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter. By default 1,
+            or what the model prefers where it tells classes apart by bounds.
         limit: Use the first rows only.
     """
     from likely.tasks.evaluate import evaluate as score
@@ -151,6 +152,7 @@ def sample(
     run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
     y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    how: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
     seed: Count = None,
     out: Place = None,
     force: Force = False,
@@ -160,6 +162,7 @@ def sample(
 
     Args:
         run: The run folder.
+        how: For models whose draws can be made in several ways (diffusion): name=heun evaluations=50 guidance=3.
         n: How many.
         y: The class to draw from, by name or number; without it a joint draws the class as well, and a conditional
             model takes every class in turn.
@@ -168,16 +171,22 @@ def sample(
     """
     import secrets
 
+    from likely.config.recipe import settings_of
     from likely.logprob import sample as draw
     from likely.tasks.learn import classes_of, recipe_of
     from likely.tasks.pictures import save_values, suffixes
     from likely.tasks.samples import digest
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
+    from likely.verbs import name_of
 
     _unwritten(force, out)
     recipe_of(run)
     model = load_model(run)
+    settings = settings_of(how)
+    if settings and not hasattr(model, "drawn"):
+        raise ValueError(f"how is {' '.join(how)}, but {name_of(model)} draws in one way only; leave it out")
+    model = model.drawn(**settings) if settings else model
     labels = _labels(model, classes_of(run), y, n)
     chosen = secrets.randbits(62) if seed is None else seed
     path = out or _fresh(run / f"samples-{chosen}{suffixes(model.space)[0]}")
@@ -187,7 +196,7 @@ def sample(
         draws = draw(model, n, labels, seed=chosen, progress=stage.advance)
     save_values(draws, model.space, path)
     record = {"n": n, "seed": chosen, "y": None if labels is None else labels.tolist(), "sha256": digest(draws)}
-    record |= {"out": str(path)}
+    record |= {"how": settings, "out": str(path)}
     Ledger(run).append("sample", figures=record)
     give(record, f"{n} draws of seed {chosen}: {path}", None, json)
 
@@ -198,7 +207,7 @@ def decide(
     split: Split = "test",
     novelty: float = 0.05,
     unsure: float = 0.0,
-    k: int = 1,
+    k: Count = None,
     limit: int = 16,
     calibrate: int = 1000,
     risk: Annotated[float | None, arg(metavar="SHARE")] = None,
@@ -217,7 +226,7 @@ def decide(
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         novelty: At most this share of inputs that are like the training data is called novel.
         unsure: At most this share of them is left without a class for want of a clear one.
-        k: Draws a row, for bounds.
+        k: Draws a row, for bounds; what the model prefers by default.
         limit: Decide on the first rows only.
         calibrate: How many of the run's held-out (validation) rows to calibrate on.
         risk: Answer so few that at most this share of the answers is wrong, with 95 % confidence, for inputs like the
@@ -280,6 +289,45 @@ def decide(
     give(record, "\n".join(lines), out, json)
 
 
+def profile(
+    run: Positional[Run],
+    data: Name = None,
+    split: Split = "test",
+    limit: int = 256,
+    points: int = 33,
+    seed: Seed = 0,
+    out: Out = None,
+    page: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Where a diffusion model pays its bits along the log-SNR: where it generates, and where it only denoises.
+
+    Args:
+        run: The run folder.
+        data: Other data than the run's own.
+        limit: Use the first rows only.
+        points: Log-SNRs to look at.
+        page: Where the page with the curves goes; a new RUN/profile.html by default.
+    """
+    from likely.tasks.profile import profile as look
+    from likely.tasks.profile import write_profile
+    from likely.terminal import give
+    from likely.train import Ledger, load_model
+
+    _unwritten(force, out, page)
+    loaded = _data(run, data)
+    model = load_model(run)
+    _fits(model, loaded)
+    rows = _first(getattr(loaded, split), model.space, limit)
+    found = look(model, rows.x, None if model.condition is None else rows.y, points=points, seed=seed)
+    page = page or _fresh(run / "profile.html")
+    write_profile(page, found, f"{run.name} on {loaded.name}")
+    record = {"data": loaded.name, "split": split, "rows": len(rows), "seed": seed, "page": str(page)} | found.to_json()
+    Ledger(run).append("profile", figures=record)
+    give(record, f"{found}; the page: {page}", out, json)
+
+
 Methods = Annotated[
     tuple[Literal["nll", "typicality", "complexity", "ratio", "gradient", "dose", "sure", "energy"], ...],
     arg(help="Scores, one or more: dose by default, with --against all that the model can give."),
@@ -294,7 +342,7 @@ def detect(
     method: Methods = (),
     split: Split = "test",
     fdr: float = 0.05,
-    k: int = 1,
+    k: Count = None,
     limit: Count = None,
     calibrate: int = 1000,
     background_steps: Count = None,
@@ -316,7 +364,7 @@ def detect(
         against: Data sets to measure every score against, next to sets made from the run's own data (constant, noise,
             blurred, negatives, turned); `made` alone stands for only those.
         fdr: Of all inputs called outside at most this share is inside, in expectation.
-        k: Draws a row, for bounds and estimates.
+        k: Draws a row, for bounds and estimates; what the model prefers by default, else 1.
         limit: Rows of each set, the first ones: 64 by default, 500 with --against.
         calibrate: How many of the run's held-out (validation) rows to fit and calibrate on.
         background_steps: Steps to train the second model of `ratio`; as many as the run by default.
@@ -537,6 +585,7 @@ COMMANDS = {
     "sample": sample,
     "decide": decide,
     "detect": detect,
+    "profile": profile,
     "families": families,
     "describe": describe,
     "check": check,

@@ -91,6 +91,15 @@ def override(record: dict[str, Any], assignments: Iterable[str], model_fields: I
     return record
 
 
+def settings_of(assignments: Iterable[str]) -> dict[str, Any]:
+    """A table of `key=value` assignments, values as in `override`. Raises `ValueError` for what is no assignment."""
+    pairs = [assignment.partition("=") for assignment in assignments]
+    for key, equals, text in pairs:
+        if not equals or not key:
+            raise ValueError(f"{key + equals + text!r} is no assignment; accepts key=value, for instance guidance=3")
+    return {key: _value(text) for key, _, text in pairs}
+
+
 def parse(record: dict[str, Any]) -> Recipe:
     """A checked recipe; raises `ValueError` that names the field, what came and what is accepted."""
     try:

@@ -25,7 +25,8 @@ def gradients(subject: Subject) -> str:
 
     On the perturbed copy no trainable parameter's gradient is missing or entirely zero, and the loss notices y.
     Along 6 random directions the central difference of the loss under fixed noise (h = 1e-5, float64; the best of
-    three steps, as networks may have kinks) is the gradient's projection within 1e-6 relative. Where gradients pass
+    three steps, as networks may have kinks) is the gradient's projection within 1e-6 relative; targets of a model that
+    is `self_taught` come from a copy that stays as it is. Where gradients pass
     straight through roundings, that holds of each parameter by itself or else the loss is flat along it, bit for bit:
     it stands behind a rounding. Not all may. Where the model says `gradient_in_expectation`, both are means over 64
     noises of 4 copies of the rows, along 3 directions: a t-test of their differences. The gap that it sees, of a
@@ -41,15 +42,18 @@ def gradients(subject: Subject) -> str:
         parameters = [p for p in own if p.requires_grad]
         names = {id(p): name for name, p in model.named_parameters()}
 
-        def loss(player: str = player) -> Tensor:
-            return model.loss(x, y, player=player, noise=Noise(subject.seed + 5, 24))
+        # a target that is held still for the gradient has to stand still when the parameters move
+        held = {"teacher": copy.deepcopy(model)} if getattr(model, "self_taught", False) else {}
+
+        def loss(player: str = player, held: dict[str, Any] = held) -> Tensor:
+            return model.loss(x, y, player=player, noise=Noise(subject.seed + 5, 24), **held)
 
         if y is not None:
             turned = subject.condition.take(y, torch.arange(23, -1, -1))  # ty: ignore[unresolved-attribute]
             other = model.loss(x, turned, player=player, noise=Noise(subject.seed + 5, 24))
             if float(other.detach()) == float(loss().detach()):
                 raise Failed(f"the loss of {player!r} is the same with other conditions")
-        found = torch.autograd.grad(loss(), parameters, allow_unused=True)
+        found = torch.autograd.grad(loss(held={}), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             name = names.get(id(parameter), "?")
             if gradient is None or not bool(gradient.any()):

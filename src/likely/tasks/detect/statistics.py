@@ -35,7 +35,7 @@ class Context:
     """What statistics need beside model and rows: draws a row, seed, a background model, who wants to know of
     progress (called with the number of rows done)."""
 
-    k: int = 1
+    k: int | None = None
     seed: int = 0
     background: Any = None
     progress: Callable[[int], None] | None = None
