@@ -40,6 +40,8 @@ _HOME = {
     "evaluate": "tasks.evaluate",
     "decide": "tasks.decide",
     "detect": "tasks.detect",
+    "denoise": "tasks.denoise",
+    "impute": "tasks.impute",
     "ClassConditional": "families.joint",
     "Hybrid": "families.joint",
     "Dequantised": "families.flow",
@@ -58,8 +60,10 @@ if TYPE_CHECKING:
     from likely.registry import build
     from likely.space import Column, Integers, Reals, Rows, Table
     from likely.tasks.decide import decide
+    from likely.tasks.denoise import denoise
     from likely.tasks.detect import detect
     from likely.tasks.evaluate import evaluate
+    from likely.tasks.impute import impute
     from likely.train import fit, load_model, save
     from likely.verbs import require
 
