@@ -15,8 +15,8 @@ def load_inputs(source: str | Path, space: Space, *, split: str = "test", real: 
     """Rows of `space` and what to call them: from a picture, a folder of pictures, or one split of a data set.
 
     Pictures are scaled to cover the space's height and width, cropped at the centre, made grey or coloured, and
-    their 256 levels brought to the space's. With `real`, data of real numbers in the space's shape will do as well: noisy
-    ones. Raises `ValueError` naming the file or data that do not fit.
+    their 256 levels brought to the space's. With `real`, data of real numbers in the space's shape, such as noisy
+    ones, will do as well. Raises `ValueError` naming the file or data that do not fit.
     """
     path = Path(source).expanduser()
     files = _pictures(path)

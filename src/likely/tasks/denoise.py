@@ -67,7 +67,7 @@ class Denoised:
         if self.error is None or self.error_before is None or not isinstance(self.space, Integers):
             return None
         peak = self.space.levels - 1
-        return tuple(20 * (peak / error).log10() for error in (self.error_before, self.error))
+        return 20 * (peak / self.error_before).log10(), 20 * (peak / self.error).log10()
 
     def __str__(self) -> str:
         how = "estimated" if self.estimated else "given"
@@ -106,7 +106,8 @@ def denoise(
     where None. `clean` (n, *shape) are the true rows, where these are known, to measure against. `seed` fixes the
     random directions of `expected_error` and of the estimate; `progress` is called with the number of rows done.
 
-    Noise that was clipped to the range of a picture is no normal noise: its deviation is understated.
+    An estimate needs noise that stands out from the data's own finest variation: where it does not, nothing tells them
+    apart. Noise that was clipped to the range of a picture is no normal noise: its deviation is understated.
 
     Raises `TypeError` for a model that is no `Denoiser`, `ValueError` for an sd that is not positive or outside what
     the model knows, and for rows that do not fit.
@@ -127,7 +128,7 @@ def denoise(
         mean = model.unscaled(gauge.denoised(v, s, y))
         return torch.cat([mean.double().flatten(1), gauge.unit * torch.stack([s, doubt], 1)], 1)
 
-    found = batched(model, call, noisy, y, progress=progress).reshape(n, -1)
+    found = batched(model, call, noisy, y, progress=progress).reshape(n, model.space.dims + 2)
     mean = found[:, :-2].reshape(n, *model.space.shape)
     errors = {}
     if clean is not None:

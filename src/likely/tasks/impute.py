@@ -114,7 +114,8 @@ def impute(
     row, number = torch.arange(rows).repeat_interleave(n), torch.arange(n).repeat(rows)
     every = space.take(x, row)
     if y is not None:
-        y = model.condition.take(check_condition(model, y, rows), row)
+        y = check_condition(model, y, rows)
+        y = model.condition.take(y, row)
     elif not has(model, Denoiser):
         check_condition(model, None, rows)
 

@@ -18,43 +18,44 @@ from likely.tasks.pictures import is_picture, picture, png_uri, save_values, suf
 
 HIDDEN = (221, 107, 32)
 """The colour of what is not seen."""
-_GAP = 4
+_GAP, _PAPER = 8, "#e3e0d8"
 _STYLE = """<style>.sheet { display:grid; gap:6px 10px; align-items:center; margin:1.2em 0 }
 .sheet span { color:var(--soft); font-size:.8rem; line-height:1.25 } .sheet b { font-weight:600; color:var(--ink) }
 main { max-width:1000px }</style>"""
 
 
-def shown(x: Tensor, space: Integers, scale: int = 1) -> Image.Image:
+def shown(x: Tensor, space: Integers) -> Image.Image:
     """A row of real values, (C, H, W) or (H, W) in raw units, as a picture; what is outside the levels is clipped."""
-    return picture(rounded(x, space), space, scale).convert("RGB")
+    return picture(rounded(x, space), space).convert("RGB")
 
 
-def hidden(x: Tensor, seen: Tensor, space: Integers, scale: int = 1) -> Image.Image:
+def hidden(x: Tensor, seen: Tensor, space: Integers) -> Image.Image:
     """A row with what is not seen painted over."""
     pixels = np.array(shown(x, space))
     gone = ~(seen.all(0) if seen.ndim == 3 else seen).numpy()
     pixels[gone] = HIDDEN
-    image = Image.fromarray(pixels)
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    return Image.fromarray(pixels)
 
 
-def signed(x: Tensor, most: float, scale: int = 1) -> Image.Image:
+def signed(x: Tensor, most: float) -> Image.Image:
     """Errors, (C, H, W) or (H, W), averaged over channels: white is none, blue too dark and orange too bright by
     `most` or more."""
     t = ((x.mean(0) if x.ndim == 3 else x).double() / most).clamp(-1, 1)[..., None].numpy()
     ends = np.where(t < 0, np.array([43, 108, 176]), np.array(HIDDEN))
-    image = Image.fromarray((255 + np.abs(t) * (ends - 255.0)).round().astype(np.uint8))
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    return Image.fromarray((255 + np.abs(t) * (ends - 255.0)).round().astype(np.uint8))
 
 
 def sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    """Pictures of one size in rows, on white."""
-    width, height = rows[0][0].size
-    size = (max(map(len, rows)) * (width + _GAP) + _GAP, len(rows) * (height + _GAP) + _GAP)
-    whole = Image.new("RGB", size, "white")
+    """Pictures of one size in rows, on paper, about a thousand pixels wide."""
+    columns = max(map(len, rows))
+    scale = max(1, 1000 // (columns * rows[0][0].width))
+    width, height = (side * scale for side in rows[0][0].size)
+    size = (columns * (width + _GAP) + _GAP, len(rows) * (height + _GAP) + _GAP)
+    whole = Image.new("RGB", size, _PAPER)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
-            whole.paste(image, (_GAP + j * (width + _GAP), _GAP + i * (height + _GAP)))
+            large = image.resize((width, height), Image.Resampling.NEAREST)
+            whole.paste(large, (_GAP + j * (width + _GAP), _GAP + i * (height + _GAP)))
     return whole
 
 
@@ -108,12 +109,11 @@ def denoise_page(result: Denoised, noisy: Tensor, clean: Tensor | None, names: l
 def impute_pictures(result: Imputed, x: Tensor, limit: int = 12) -> list[list[Image.Image]]:
     """Of each row: itself, what is seen of it, its completions, and their mean and spread where there are several."""
     space, n, rows = result.space, result.n, []
-    top = space.levels - 1
     for i in range(min(limit, len(result.seen))):
         row = [shown(x[i], space), hidden(x[i], result.seen[i], space)]
         row += [shown(draw, space) for draw in result.draws[i * n : min((i + 1) * n, i * n + 8)]]
         if n > 1:
-            row += [shown(result.mean[i], space), shown((2 * result.spread[i]).clamp(max=top), space)]
+            row += [shown(result.mean[i], space), shown(2 * result.spread[i], space)]
         rows.append(row)
     return rows
 
@@ -144,9 +144,7 @@ def write_page(path: Path, html: str, pictures: list[list[Image.Image]]) -> None
     """Write a page to a file, or, where it is called .png, the page's pictures alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".png":
-        whole = sheet(pictures)
-        scale = max(1, 1200 // whole.width)
-        whole.resize((whole.width * scale, whole.height * scale), Image.Resampling.NEAREST).save(path, "PNG")
+        sheet(pictures).save(path, "PNG")
     else:
         path.write_text(html, encoding="utf-8")
 
