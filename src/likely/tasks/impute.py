@@ -14,8 +14,8 @@ answers. So the model needs nothing but the verb, and no gradients.
 
 The steps are those of SDE-DPM-Solver++(2M) ("DPM-Solver++: fast solver for guided sampling of diffusion probabilistic
 models", Lu et al., 2022), evenly in log-SNR; their fresh noise mends what a network's x_hat gets wrong on the way.
-RePaint (Lugmayr et al., 2022), which puts noisy copies of what is seen into the path and repeats steps, has a tenfold
-divergence from the true conditional of a Gaussian at as many evaluations: bench/impute.py measures both.
+RePaint (Lugmayr et al., 2022), which puts noisy copies of what is seen into the path and repeats steps, ends dozens of
+times further from the true conditional of a Gaussian at as many evaluations: bench/impute.py measures both.
 """
 
 from __future__ import annotations
