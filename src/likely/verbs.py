@@ -178,7 +178,12 @@ class Marginal(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """The posterior mean of x_0."""
+    """The posterior mean of x_0, scaled, for x_t = alpha x_0 + sigma eps, alpha^2 = sigmoid(log_snr), alpha^2 + sigma^2
+    = 1.
+
+    What tasks need besides: `scaled(x)` and `unscaled(x_hat)`, an affine map with one scale between raw rows and x_0,
+    and `log_snr_range`, the (lowest, highest) log-SNR that it was made for.
+    """
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Any = None) -> Tensor:
         """E[x_0 given x_t], (B, *shape)."""

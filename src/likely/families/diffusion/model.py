@@ -99,6 +99,11 @@ class Process(Inside, ABC):
 
     # Denoiser ------------------------------------------------------------------------------------------------------
 
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """The log-SNRs that the network learned, from the noisiest to the least noisy."""
+        return float(self.schedule.low), float(self.schedule.high)
+
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x given x_t], scaled, for x_t = alpha x + sigma eps (B, *shape) and log-SNRs (B,).
 
