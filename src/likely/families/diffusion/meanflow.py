@@ -34,7 +34,7 @@ from likely.config.meanflow import MeanFlow as Config
 from likely.families import Tiny
 from likely.families.diffusion.conditioning import hidden_rows
 from likely.families.diffusion.core import along
-from likely.families.diffusion.inside import Inside
+from likely.families.diffusion.inside import Inside, drawn_with
 from likely.families.diffusion.networks import network
 from likely.families.diffusion.schedule import signal_noise
 from likely.nets.embedding import Condition, waves
@@ -116,13 +116,17 @@ class MeanFlow(Inside):
         *_, z = self.path(noise.normal(self.space.shape, dtype=self._dtype), y)
         return self.scaling.nearest(z)
 
-    def path(self, z: Tensor, y: Tensor | None = None) -> Iterator[Tensor]:
-        """The states after each step from noise z (B, *shape) at t = 1 to scaled data at t = 0."""
+    def path(self, z: Tensor, y: Tensor | None = None, *, noise: Noise | None = None) -> Iterator[Tensor]:
+        """The states after each step from noise z (B, *shape) at t = 1 to scaled data at t = 0; no noise is drawn."""
         condition = self._condition(y, z.shape[0])
         times = torch.linspace(1, 0, self.config.evaluations + 1, dtype=z.dtype, device=z.device)
         for t, r in pairwise(times):
             z = z - (t - r) * self.mean_velocity(z, r.expand(len(z)), t.expand(len(z)), condition)
             yield z
+
+    def drawn(self, **settings: Any) -> MeanFlow:
+        """This model with another number of `evaluations`."""
+        return drawn_with(self, settings, "evaluations")
 
     # Denoiser ------------------------------------------------------------------------------------------------------
 
