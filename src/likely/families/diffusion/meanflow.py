@@ -98,9 +98,8 @@ class MeanFlow(Inside):
         rows = (r < t).nonzero()[:, 0]  # where r = t the target is v itself
         if len(rows):
             with torch.no_grad():
-                goal[rows] = target(
-                    (teacher or self)._field(y, noise.count, hide, rows), *(a[rows] for a in (z, r, t, v))
-                )
+                field = (teacher or self)._field(y, noise.count, hide, rows)
+                goal[rows] = target(field, z[rows], r[rows], t[rows], v[rows])
         return ((u - goal).square().flatten(1).sum(1) + self.config.offset).log().mean()
 
     def _field(self, y: Tensor | None, n: int, hide: Tensor | None, rows: Tensor) -> Field:
@@ -140,8 +139,7 @@ class MeanFlow(Inside):
         return self.within(z - along(t, z) * self.mean_velocity(z, t, t, self._condition(y, len(z))))
 
 
-@torch.no_grad()
-def target(u: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
+def target(u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
     """v - (t - r) (v d_z u + d_t u), the value that u(z, r, t) is to take where the flow moves with v (B, *shape)."""
     with sdpa_kernel(SDPBackend.MATH):  # the fast products of attention have no forward mode
         _, slope = torch.func.jvp(u, (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
