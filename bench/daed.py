@@ -22,8 +22,8 @@ from PIL import Image
 
 import likely as lk
 from likely.families.diffusion.daed import fit_width, log_snr_of, parts_of, split
-from likely.families.diffusion.profile import profile
 from likely.tasks.distance import kernel_distance
+from likely.tasks.profile import profile
 from likely.tasks.pictures import BLUE, GREY, ORANGE, blank_figure, grid, plain_axes
 
 BETAS = (0.001, 0.1)

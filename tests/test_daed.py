@@ -10,8 +10,8 @@ import torch
 
 import likely as lk
 from likely.families.diffusion.daed import fit_width, log_snr_of, parts_of, split
-from likely.families.diffusion.profile import profile
 from likely.families.diffusion.schedule import signal_noise
+from likely.tasks.profile import profile
 
 SPACE = lk.Integers((1, 4, 4), 8)
 FIELDS = {"net": "mlp", "width": 16, "blocks": (1,)}

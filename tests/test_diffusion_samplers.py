@@ -347,6 +347,25 @@ def test_evaluations_and_film(name, end):
         assert film[-1].isfinite().all()
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_nothing_is_changed_in_place(name):
+    """Neither z, nor the grid, nor an answer of the denoiser, nor a film's earlier states."""
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def watched(x: Tensor) -> Tensor:
+        kept.append((x, x.clone()))
+        return x
+
+    def denoise(z: Tensor, log_snr: Tensor) -> Tensor:
+        watched(log_snr)
+        return watched(BLOBS.denoise(watched(z), log_snr))
+
+    wrapped = guidance.dynamic_threshold(guidance.rescaled(denoise, guidance.static_threshold(denoise, 0.1), 0.5))
+    for z in SAMPLERS[name].run(wrapped, watched(normal(4)), watched(grid("uniform", -3, 3, 5))):
+        watched(z)
+    assert len(kept) > 20 and all(torch.equal(now, then) for now, then in kept)
+
+
 DRAWING = {"ddim": {"eta": 1.0}, "heun": {"churn": 5.0}, "dpmpp_2m": {}, "ipndm": {}}
 
 
@@ -588,6 +607,8 @@ def test_thresholds():
         assert torch.allclose(found[0], x_hat[0].clamp(-s, s) / s, rtol=0, atol=1e-12)
         assert torch.equal(found[1], x_hat[1])  # inside the bound: left alone
         assert float(found.abs().max()) <= 1
+    named = guidance.dynamic_threshold(fixed, 0.995)(x_hat, LEVELS[:2])
+    assert torch.equal(guidance.dynamic_threshold(fixed)(x_hat, LEVELS[:2]), named)  # the paper's, not .95
     one = torch.tensor([[2.5], [0.5]], dtype=F64)
     assert guidance.dynamic_threshold(lambda z, log_snr: one)(one, LEVELS[:2]).flatten().tolist() == [1.0, 0.5]
 

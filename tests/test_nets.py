@@ -221,6 +221,34 @@ def test_dropout_is_on_in_training_alone(name: str) -> None:
     assert not torch.equal(net(x, log_snr), net(x, log_snr))
 
 
+def test_channels_last_is_the_same_network() -> None:
+    net = shaken(UNet(2, **UNETS["efficient"], tokens=6))
+    x, log_snr, c = inputs(3, 2, (7, 10), tokens=6)
+    before = net(x, log_snr, c)
+    net = net.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(x.to(memory_format=torch.channels_last), log_snr, c), before)
+
+
+def test_clock_is_of_order_one() -> None:
+    """The network reads waves of log-SNR / 4, in the precision of the log-SNR, cast at the end."""
+    net, seen = ClockedMLP(2), []
+    net.embedding.clock.register_forward_hook(lambda _m, args, _o: seen.append(args[0]))
+    log_snr = torch.tensor([-20.0, 0.1, 13.3], dtype=torch.float64)
+    net(torch.zeros(3, 2), log_snr)
+    features = seen[0].shape[1]
+    slowest = seen[0][:, features // 2]
+    assert torch.equal(slowest, (log_snr / 4 * 0.125).sin().float())
+    fastest = seen[0][:, -1]
+    assert torch.equal(fastest, (log_snr / 4 * 16).sin().float())
+
+
+def test_rescaled_sums() -> None:
+    """Zero at first, a block with `rescale` is h / sqrt 2."""
+    block = UNet(1, **UNETS["efficient"]).middle[1]
+    h, e = torch.randn(2, 16, 4, 4), torch.randn(2, 32)
+    torch.testing.assert_close(block(h, e, None, None), h / 2**0.5)
+
+
 # What each is -------------------------------------------------------------------------------------------------------
 
 

@@ -40,17 +40,22 @@ _HOME = {
     "evaluate": "tasks.evaluate",
     "decide": "tasks.decide",
     "detect": "tasks.detect",
+    "Codec": "coding",
     "ClassConditional": "families.joint",
     "Hybrid": "families.joint",
     "Dequantised": "families.flow",
+    "ProbabilityFlow": "families.diffusion",
+    "Truncated": "families.diffusion",
     "check": "conformance",
 }
 
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from likely.coding import Codec
     from likely.conformance import check
     from likely.data import Data, load
+    from likely.families.diffusion import ProbabilityFlow, Truncated
     from likely.families.flow import Dequantised
     from likely.families.joint import ClassConditional, Hybrid
     from likely.logprob import LogProb, log_joint, log_posterior, log_prob, sample

@@ -120,7 +120,7 @@ def evaluate(
     run: Positional[Run],
     data: Name = None,
     split: Split = "test",
-    k: int = 1,
+    k: Count = None,
     limit: Count = None,
     seed: Seed = 0,
     out: Out = None,
@@ -132,7 +132,8 @@ def evaluate(
     Args:
         run: The run folder.
         data: Other data than the run's own.
-        k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter.
+        k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter. By default 1,
+            or what the model prefers where it tells classes apart by bounds.
         limit: Use the first rows only.
     """
     from likely.tasks.evaluate import evaluate as score
@@ -154,7 +155,7 @@ def evaluate(
 def sample(
     run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
-    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    y: Annotated[str | None, arg(metavar="CLASS", aliases=("-y",))] = None,
     how: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
     seed: Count = None,
     out: Place = None,
@@ -210,9 +211,10 @@ def decide(
     split: Split = "test",
     novelty: float = 0.05,
     unsure: float = 0.0,
-    k: int = 1,
+    k: Count = None,
     limit: int = 16,
     calibrate: int = 1000,
+    eliminate: Annotated[float | None, arg(metavar="ERRORS")] = None,
     risk: Annotated[float | None, arg(metavar="SHARE")] = None,
     out: Out = None,
     page: Place = None,
@@ -229,9 +231,11 @@ def decide(
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         novelty: At most this share of inputs that are like the training data is called novel.
         unsure: At most this share of them is left without a class for want of a clear one.
-        k: Draws a row, for bounds.
+        k: Draws a row, for bounds; what the model prefers by default.
         limit: Decide on the first rows only.
         calibrate: How many of the run's held-out (validation) rows to calibrate on.
+        eliminate: For posteriors made of bounds: a class gets no more draws once it is worse than the best by so many
+            standard errors (4 by default; 0: never).
         risk: Answer so few that at most this share of the answers is wrong, with 95 % confidence, for inputs like the
             run's data. Half of the held-out rows, whose classes are known, find out how sure that has to be.
         page: Where a page with pictures goes (the run's own data only); next to --out by default.
@@ -267,11 +271,15 @@ def decide(
         known = type(held)(model.space.take(held.x, slice(half, None)), held.y[half:])  # ty: ignore[too-many-positional-arguments]
         held, asked = _first(held, model.space, half), model.space.concat([x, known.x])
     with Stage("deciding", len(held)) as stage:
-        result = judge(
-            model, asked, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
-        )
-    record: dict[str, Any] = {"novelty": novelty, "unsure": unsure, "held_out": len(held)}
+        options: dict[str, Any] = {} if eliminate is None else {"eliminate": eliminate}
+        options |= {"novelty": novelty, "unsure": unsure, "k": k, "classes": own.classes}
+        result = judge(model, asked, held.x, **options, progress=stage.advance)
+    posterior = result.posterior
+    record: dict[str, Any] = {"novelty": novelty, "unsure": unsure, "held_out": len(held), "k": posterior.k}
     lines = []
+    if posterior.drawn is not None:
+        record["draws_spared"] = posterior.saved
+        lines.append(f"{posterior.k} draws a class, {posterior.saved:.0%} of them spared: hopeless classes drop out")
     if known is not None:
         result, threshold = limit_risk(result.take(slice(0, n)), result.take(slice(n, None)), known.y, risk)
         record["risk"] = {"risk": risk, "rows": len(known), "log_odds": threshold if abs(threshold) < 1e300 else None}
@@ -292,6 +300,45 @@ def decide(
     give(record, "\n".join(lines), out, json)
 
 
+def profile(
+    run: Positional[Run],
+    data: Name = None,
+    split: Split = "test",
+    limit: int = 256,
+    points: int = 33,
+    seed: Seed = 0,
+    out: Out = None,
+    page: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Where a diffusion model pays its bits along the log-SNR: where it generates, and where it only denoises.
+
+    Args:
+        run: The run folder.
+        data: Other data than the run's own.
+        limit: Use the first rows only.
+        points: Log-SNRs to look at.
+        page: Where the page with the curves goes; a new RUN/profile.html by default.
+    """
+    from likely.tasks.profile import profile as look
+    from likely.tasks.profile import write_profile
+    from likely.terminal import give
+    from likely.train import Ledger, load_model
+
+    _unwritten(force, out, page)
+    loaded = _data(run, data)
+    model = load_model(run)
+    _fits(model, loaded)
+    rows = _first(getattr(loaded, split), model.space, limit)
+    found = look(model, rows.x, None if model.condition is None else rows.y, points=points, seed=seed)
+    page = page or _fresh(run / "profile.html")
+    write_profile(page, found, f"{run.name} on {loaded.name}")
+    record = {"data": loaded.name, "split": split, "rows": len(rows), "seed": seed, "page": str(page)} | found.to_json()
+    Ledger(run).append("profile", figures=record)
+    give(record, f"{found}; the page: {page}", out, json)
+
+
 Methods = Annotated[
     tuple[Literal["nll", "typicality", "complexity", "ratio", "gradient", "dose", "sure", "energy"], ...],
     arg(help="Scores, one or more: dose by default, with --against all that the model can give."),
@@ -306,7 +353,7 @@ def detect(
     method: Methods = (),
     split: Split = "test",
     fdr: float = 0.05,
-    k: int = 1,
+    k: Count = None,
     limit: Count = None,
     calibrate: int = 1000,
     background_steps: Count = None,
@@ -328,7 +375,7 @@ def detect(
         against: Data sets to measure every score against, next to sets made from the run's own data (constant, noise,
             blurred, negatives, turned); `made` alone stands for only those.
         fdr: Of all inputs called outside at most this share is inside, in expectation.
-        k: Draws a row, for bounds and estimates.
+        k: Draws a row, for bounds and estimates; what the model prefers by default, else 1.
         limit: Rows of each set, the first ones: 64 by default, 500 with --against.
         calibrate: How many of the run's held-out (validation) rows to fit and calibrate on.
         background_steps: Steps to train the second model of `ratio`; as many as the run by default.
@@ -415,6 +462,102 @@ def detect(
     found = [r.diagnosis.sentence for r in results if r.diagnosis is not None]
     give(shown, "\n".join([*lines, *found[:1]]), out, json)
     return 0
+
+
+def compress(
+    run: Positional[Run],
+    inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
+    out: Annotated[Path | None, arg(metavar="PATH", aliases=("-o",))] = None,
+    split: Split = "test",
+    limit: Count = None,
+    force: Force = False,
+    json: Json = False,
+) -> int:
+    """Make it smaller: pictures or data to one .lkz file of real bytes, decoded again before it counts.
+
+    A picture that is broken or does not fit the model is named and left out, the others are coded; the exit status is
+    then 1.
+
+    Args:
+        run: The run folder of a model that can code: autoregressive, mixture of categoricals, integer flow, VAE.
+        inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
+        out: The file; a new INPUTS.lkz by default.
+        limit: Compress the first rows only.
+    """
+    from likely.coding import Codec
+    from likely.tasks.compress import compress as write
+    from likely.tasks.compress import gather, sentence
+    from likely.tasks.learn import classes_of
+    from likely.terminal import Stage, give, say
+    from likely.train import Ledger, load_model
+
+    _unwritten(force, out)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; accepts 1 or more")
+    codec = Codec(load_model(run))
+    found = gather(inputs or _data(run, None), codec.model, split=split, limit=limit, classes=classes_of(run))
+    for name, why in found.refused.items():
+        say(f"left out: {why if name in why else f'{name}: {why}'}")
+    path = out or _fresh(Path(f"{Path(inputs).name if inputs else run.name}.lkz"))
+    with Stage("compressing", len(found.x)) as stage:
+        record = write(codec, found, path, stage.advance)
+    Ledger(run).append("compress", figures={key: record[key] for key in record if key not in ("notes", "refused")})
+    left = f"\n{len(found.refused)} pictures left out" if found.refused else ""
+    give(record, f"{path}: {sentence(record)}{left}", None, json)
+    return 1 if found.refused else 0
+
+
+Archive = Annotated[Path, arg(metavar="ARCHIVE.lkz")]
+
+
+def decompress(
+    archive: Positional[Archive],
+    out: Annotated[Path | None, arg(metavar="FOLDER", aliases=("-o",))] = None,
+    run: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """The exact pixels back from a .lkz file, or a clear refusal.
+
+    Args:
+        archive: The file.
+        out: The folder for what is in it: pictures under their names, other data as x.npz. By default a new one named
+            after the file.
+        run: The run folder whose model wrote the file; by default it is looked for in runs/.
+    """
+    from likely.coding import Codec
+    from likely.tasks.compress import decompress as restore
+    from likely.tasks.compress import describe as look
+    from likely.tasks.compress import model_for
+    from likely.terminal import Stage, give
+
+    folder = out or _fresh(archive.with_suffix(""))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out is {folder}, a file; accepts a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise ValueError(f"out is {folder}, which is not empty; choose another folder, or --force to write into it")
+    blob = archive.read_bytes()
+    record = look(blob)
+    found, model = model_for(blob, run)
+    with Stage("decompressing", record["rows"]) as stage:
+        rows, paths = restore(Codec(model), blob, folder, stage.advance)
+    told = {"rows": len(rows.x), "out": str(folder), "files": len(paths), "run": str(found)}
+    told |= {"sha256": record["header"]["content"]["sha256"]}
+    give(told, f"{len(rows.x)} rows, exactly as they were, in {folder} (model of {found})", None, json)
+
+
+def info(archive: Positional[Archive], json: Json = False) -> None:
+    """What is inside a .lkz file: rows, bits per dimension, model, numbers, and whether its checksums are right.
+
+    Args:
+        archive: The file.
+    """
+    from likely.tasks.compress import describe as look
+    from likely.tasks.compress import sentence
+    from likely.terminal import give
+
+    record = look(archive.read_bytes())
+    give(record, sentence(record), None, json)
 
 
 def families(json: Json = False) -> None:
@@ -549,6 +692,10 @@ COMMANDS = {
     "sample": sample,
     "decide": decide,
     "detect": detect,
+    "profile": profile,
+    "compress": compress,
+    "decompress": decompress,
+    "info": info,
     "families": families,
     "describe": describe,
     "check": check,

@@ -154,6 +154,14 @@ class Ordered(Protocol):
         """Put in the value of a site; the new state and the next site's `Conditional` (None after the last)."""
         ...
 
+    def to_sites(self, x: Any) -> Tensor:
+        """(B, *shape) to (B, C, sites), the order in which `step` takes them."""
+        ...
+
+    def from_sites(self, x: Tensor) -> Any:
+        """(B, C, sites) to (B, *shape)."""
+        ...
+
 
 @runtime_checkable
 class Marginal(Protocol):
@@ -191,7 +199,12 @@ class Joint(Protocol):
 
 @runtime_checkable
 class JointBound(Protocol):
-    """A bound for every class; a posterior made of it is an estimate."""
+    """A bound for every class; a posterior made of it is an estimate.
+
+    A model whose bounds want many draws to tell classes apart says how many in an attribute `draws`. One that draws the
+    same noise for every class of a row, and takes `among` (B, m), the classes to ask for in each row, answering
+    (B * k, m), has `some_classes = True`: hopeless classes can then be dropped early.
+    """
 
     def log_joint_bound(self, x: Any, *, noise: Noise) -> Tensor:
         """One draw of a lower bound on log p(x, y) for every y, (B * k, K) in nats."""

@@ -11,6 +11,9 @@ Two orders of the parts:
   cheap ("Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding", Saharia and others, 2022,
   appendix B).
 
+Memory layout is the caller's: `net.to(memory_format=torch.channels_last)` takes 5 to 10 % off a step on a CPU, but
+PyTorch has no tangents of group norm in that layout.
+
 Scale and shift of the second norm come from the embedding ("Diffusion Models Beat GANs on Image Synthesis", Dhariwal,
 Nichol, 2021), or, as in DDPM, a shift before it alone.
 """

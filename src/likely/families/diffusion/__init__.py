@@ -15,26 +15,40 @@ from typing import Any
 
 from likely.config.diffusion import Diffusion as Config
 from likely.families import Tiny
+from likely.families.diffusion.classes import ClassDiffusion
 from likely.families.diffusion.model import Diffusion, Terms
 from likely.families.diffusion.networks import network
+from likely.families.diffusion.trajectory import Trajectory
+from likely.families.diffusion.views import ProbabilityFlow, Truncated
 from likely.space import Integers, Reals, Space
 
-__all__ = ["TINY", "Diffusion", "Terms", "model"]
+__all__ = ["TINY", "ClassDiffusion", "Diffusion", "ProbabilityFlow", "Terms", "Trajectory", "Truncated", "model"]
 
 
-def model(config: Config, space: Space, condition: Space | None, build: Any) -> Diffusion:
-    """The diffusion model of a config over arrays; raises `ValueError` where they do not fit each other."""
+def model(config: Config, space: Space, condition: Space | None, build: Any) -> Diffusion | ClassDiffusion | Trajectory:
+    """The diffusion model of a config over arrays, a joint p(x, y) where the condition is labels.
+
+    Raises `ValueError` where they do not fit each other.
+    """
     if not isinstance(space, Integers | Reals) or not space.shape:
         raise ValueError(f"space is {space}; diffusion accepts arrays of Integers or Reals")
+    if config.whole_paths and config.steps is None:
+        raise ValueError("whole_paths is True with steps=None, continuous time; accepts a number of steps")
+    labels = isinstance(condition, Integers) and condition.shape == ()
     vector = 0 if condition is None else config.width
+    net = network(config, space, vector)
     reader = network(config, space, vector) if config.decoder == "separate" else None
-    return Diffusion(config, space, condition, network(config, space, vector), reader)
+    if config.whole_paths:
+        return Trajectory(Diffusion(config, space, condition, net, reader))
+    return (ClassDiffusion if labels else Diffusion)(config, space, condition, net, reader)
 
 
 def _tiny(space: Space, condition: Space | None = None, **fields: Any) -> Tiny:
     return Tiny(Config(**{"net": "mlp", "width": 16, "blocks": (1,), **fields}), space, condition)
 
 
+# so few and so noisy steps that importance weights tell right from wrong
+_PATHS = {"whole_paths": True, "steps": 3, "high": 1.0, "low": -1.0}
 _LABELS, _FOUR, _TWO = Integers((), 2), Integers((2,), 4), Reals((2,))
 
 TINY: dict[str, Tiny] = {
@@ -46,7 +60,18 @@ TINY: dict[str, Tiny] = {
     "x, min-snr": _tiny(_FOUR, prediction="x", weighting="min-snr"),
     "ddpm": _tiny(_FOUR, schedule="ddpm", prediction="noise", steps=999, decoder="denoiser"),
     "separate decoder": _tiny(_FOUR, decoder="separate", high=2.0),
+    "paths": _tiny(_FOUR, **_PATHS),
+    "paths, ddpm": _tiny(_FOUR, **_PATHS, schedule="ddpm", prediction="noise", decoder="denoiser", weighting="bound"),
+    "paths, one step": _tiny(_FOUR, **{**_PATHS, "steps": 1}, prediction="x", weighting="bound"),
+    "paths, learned": _tiny(_FOUR, **_PATHS, schedule="learned", prediction="edm", weighting="bound"),
+    "paths, separate decoder": _tiny(_FOUR, **{**_PATHS, "high": 2.0}, decoder="separate"),
+    "paths, reals": _tiny(_TWO, **_PATHS, schedule="flow", prediction="velocity"),
+    "paths, reals, denoiser": _tiny(_TWO, **{**_PATHS, "steps": 2}, decoder="denoiser", weighting="bound"),
+    "paths, reals, vector condition": _tiny(_TWO, Reals((2,)), **_PATHS),
     "reals": _tiny(_TWO),
     "reals, separate decoder": _tiny(_TWO, decoder="separate", high=2.0),
     "reals, vector condition": _tiny(_TWO, Reals((2,))),
+    "labels": _tiny(_FOUR, _LABELS, weighting="bound"),
+    "labels, steps": _tiny(_FOUR, _LABELS, prediction="noise", steps=50, decoder="denoiser"),
+    "labels, reals": _tiny(_TWO, _LABELS),
 }

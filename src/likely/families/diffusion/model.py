@@ -5,7 +5,7 @@ In nats, for data x with z_0 the least noisy and z_1 the noisiest variable of th
     -log p(x) <= KL(q(z_1 | x) || N(0, I))  +  1/2 int E |eps - eps_hat|^2 dlambda  +  E[-log p(x | z_0)],
 
 "Variational Diffusion Models" (Kingma, Salimans, Poole, Ho, 2021), eq. 11 and 15; with T discrete steps the integral is
-the sum over i of T's mean of expm1(lambda_{i-1} - lambda_i) |eps - eps_hat|^2 / 2. Times are drawn, one a draw.
+the sum over i of E expm1(lambda_{i-1} - lambda_i) |eps - eps_hat|^2 / 2. One time is drawn for each draw.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from likely.families.diffusion.decoder import Cells, Decoder, Discretised, Gauss
 from likely.families.diffusion.inside import Inside
 from likely.families.diffusion.samplers import SAMPLERS, grid
 from likely.families.diffusion.schedule import SCHEDULES, signal_noise
+from likely.families.diffusion.trajectory import Trajectory
+from likely.families.diffusion.views import ProbabilityFlow, Truncated
 from likely.nets.embedding import Condition
 from likely.noise import Noise
 from likely.space import Integers, Reals, Space
@@ -90,6 +92,11 @@ class Process(Inside, ABC):
         """The denoiser whose x_hat(z_0) the decoder stands around."""
         return self.core if self.own_reader is None else self.own_reader
 
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """The lowest and the highest log-SNR that the network has learned."""
+        return float(self.schedule.low), float(self.schedule.high)
+
     # Denoiser ------------------------------------------------------------------------------------------------------
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Tensor | None = None) -> Tensor:
@@ -138,6 +145,12 @@ class Process(Inside, ABC):
         prior, reconstruction = self._ends(raw, x0, condition, noise, self._reads)
         return Terms(prior, self._steps(x0, condition, noise, self._denoise), reconstruction)
 
+    def cost_at(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
+        """The diffusion term's density over time at times t (B * k,) in [0, 1], (B * k,) in nats: its mean over t is
+        the term. With T discrete steps t is one of 1/T, 2/T .. 1, and the value T times what that step costs."""
+        condition = self._condition(None if y is None else noise.expand(y), noise.count)
+        return self._cost(noise.expand(self.scaled(x)), t.double(), condition, noise, self._denoise)
+
     def _ends(
         self, x: Tensor, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise
     ) -> tuple[Tensor, Tensor]:
@@ -151,30 +164,47 @@ class Process(Inside, ABC):
     def _steps(self, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
         """The integral or sum over the process at one time a draw, (n,)."""
         u, T = noise.stratified(), self.config.steps
-        if T is None:  # even in log-SNR: the integral is the same along every schedule, its variance least on this one
-            low, high = self.schedule.low.to(u.device), self.schedule.high.to(u.device)
-            log_snr = high + u * (low - high)
-            weight = (high - low) * log_snr.exp()
+        u, T = noise.stratified(), self.config.steps
+        # times are drawn evenly in log-SNR: the integral is the same, and varies far less than over even times
+        low, high = self.schedule.low.to(u.device), self.schedule.high.to(u.device)
+        t = self.schedule.time(high + u * (low - high)).clamp(0, 1)
+        if T is None:
+            density = -self.schedule.slope(t) / (high - low)
+        else:  # the step in which that log-SNR lies
+            t = (t * T).ceil().clamp(1, T) / T
+            density = T * (self.schedule.log_snr((t - 1 / T).clamp(min=0)) - self.schedule.log_snr(t)) / (high - low)
+        return (self._cost(x0, t, condition, noise, denoise) / density).to(x0.dtype)
+
+    def _cost(self, x0: Tensor, t: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
+        """What times t (n,) add to minus the bound, per unit of time, (n,); with T steps T times what step t T adds."""
+        T = self.config.steps
+        if T is None:
+            log_snr = self.schedule.log_snr(t)
+            weight = -self.schedule.slope(t) * log_snr.exp()
         else:
-            i = (u * T).floor().clamp(max=T - 1) + 1
+            i = (t * T).round()
             log_snr, before = self.schedule.log_snr(i / T), self.schedule.log_snr((i - 1) / T)
             weight = T * (before.exp() - log_snr.exp())  # = T expm1(lambda_{i-1} - lambda_i) exp(lambda_i)
         z = self._noised(x0, log_snr, noise)
         error = (denoise(z, log_snr, condition) - x0).square().flatten(1).sum(1)
-        return (0.5 * weight * error).to(x0.dtype)
+        return 0.5 * weight * error
 
     def _noised(self, x0: Tensor, log_snr: Tensor, noise: Noise) -> Tensor:
         """z = alpha x + sigma eps."""
         alpha, sigma = signal_noise(log_snr.to(x0.device))
         return along(alpha, x0) * x0 + along(sigma, x0) * noise.normal(self.space.shape, dtype=x0.dtype)
 
-    def _read(self, z0: Tensor, condition: Condition | None, denoise: Denoise) -> tuple[Tensor, Tensor]:
-        """Mean and width of p(x | z_0)."""
-        high = self.schedule.high.to(z0.device)
+    def _read(
+        self, z: Tensor, condition: Condition | None, denoise: Denoise, at: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and width of p(x | z) for z = z_0, or z at another log-SNR: a learned width grows with the noise."""
+        high = self.schedule.high.to(z.device)
+        log_snr = high if at is None else at
         if self.config.decoder == "direct":
-            alpha, sigma = signal_noise(high)
-            return z0 / alpha.to(z0.dtype), (sigma / alpha).to(z0.dtype)
-        return denoise(z0, high.expand(z0.shape[0]), condition), self.log_width.exp()
+            alpha, sigma = signal_noise(log_snr)
+            return z / alpha.to(z.dtype), (sigma / alpha).to(z.dtype)
+        width = self.log_width if at is None else self.log_width + (0.5 * (high - at)).to(z.dtype)
+        return denoise(z, log_snr.expand(z.shape[0]), condition), width.exp()
 
     # Samples -------------------------------------------------------------------------------------------------------
 
@@ -193,6 +223,15 @@ class Process(Inside, ABC):
         yield from follow(lambda z, log_snr: self._denoise(z, log_snr, condition), z, self, self.config.sampler, noise)
 
     # Parts ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def views(self) -> dict[str, Callable[[], nn.Module]]:
+        """Other likelihoods of this model: see `likely.families.diffusion.views` and `trajectory`."""
+        found: dict[str, Callable[[], nn.Module]] = {
+            "flow": lambda: ProbabilityFlow(self),
+            "truncated": lambda: Truncated(self),
+        }
+        return found | ({"paths": lambda: Trajectory(self)} if self.config.steps else {})
 
     def _denoise(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
         return self.within(self.core.denoise(z, log_snr, condition))

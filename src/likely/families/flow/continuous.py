@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from likely.config.continuous_flow import ContinuousFlow as ContinuousFlowConfig
@@ -186,14 +185,13 @@ class ContinuousFlow(FlowModel):
     def _matching(self, x: Tensor, y: Tensor | None, noise: Noise) -> Tensor:
         x, y = noise.expand(x), None if y is None else noise.expand(y)
         x1, _ = self.transform.parts[0](x.to(self._dtype).reshape(-1, *self.shape))  # ty: ignore
-        drawn = noise.normal((self.space.dims + 1,), dtype=self._dtype)  # one draw is cheaper than two
-        x0, t = drawn[:, :-1].reshape(x1.shape), torch.special.ndtr(drawn[:, -1:])  # t is uniform
+        x0, t = noise.normal(self.shape, dtype=self._dtype), noise.uniform((1,), dtype=self._dtype)
         # x_t = (1 - (1 - sigma) t) x_0 + t x_1 moves with the constant velocity x_1 - (1 - sigma) x_0
-        straight = torch.sub(x1, x0, alpha=1 - self.config.sigma_min)
-        x_t = torch.addcmul(x0, t.reshape(-1, *[1] * len(self.shape)), straight)
+        straight = x1 - (1 - self.config.sigma_min) * x0
+        x_t = x0 + t.reshape(-1, *[1] * len(self.shape)) * straight
         context = self._context(y)
         velocity = self.field(t, x_t, None if context is None else context.flatten(1))
-        return F.mse_loss(velocity, straight, reduction="sum") / len(x)
+        return (velocity - straight).square().flatten(1).sum(1).mean()
 
 
 def model(config: ContinuousFlowConfig, space: Space, condition: Space | None, build: Any) -> Any:
