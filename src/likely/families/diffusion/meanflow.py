@@ -28,7 +28,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from likely.config.meanflow import MeanFlow as Config
 from likely.families import Tiny
@@ -37,6 +36,7 @@ from likely.families.diffusion.core import along
 from likely.families.diffusion.inside import Inside, drawn_with
 from likely.families.diffusion.networks import network
 from likely.families.diffusion.schedule import signal_noise
+from likely.nets.attention import forward_mode
 from likely.nets.embedding import Condition, waves
 from likely.nets.mlp import mlp
 from likely.noise import Noise
@@ -141,7 +141,7 @@ class MeanFlow(Inside):
 
 def target(u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
     """v - (t - r) (v d_z u + d_t u), the value that u(z, r, t) is to take where the flow moves with v (B, *shape)."""
-    with sdpa_kernel(SDPBackend.MATH):  # the fast products of attention have no forward mode
+    with forward_mode():
         _, slope = torch.func.jvp(u, (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
     return v - along(t - r, z) * slope
 
