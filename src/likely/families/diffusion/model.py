@@ -92,11 +92,6 @@ class Process(Inside, ABC):
         """The denoiser whose x_hat(z_0) the decoder stands around."""
         return self.core if self.own_reader is None else self.own_reader
 
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """The lowest and the highest log-SNR that the network has learned."""
-        return float(self.schedule.low), float(self.schedule.high)
-
     # Denoiser ------------------------------------------------------------------------------------------------------
 
     @property
