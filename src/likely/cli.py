@@ -116,6 +116,46 @@ def resume(run: Positional[Run], steps: Count = None, json: Json = False) -> int
     return _told(result, loaded.name, json)
 
 
+def split(
+    high: Positional[Annotated[Path, arg(metavar="HIGH")]],
+    low: Positional[Annotated[Path, arg(metavar="LOW")]],
+    at: float = 2.2,
+    out: Place = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Put a diffusion's generator and another one's denoiser together (DAED): both runs may be of different data.
+
+    Args:
+        high: The run that generates, down to the log-SNR `at`.
+        low: The run whose network reads the picture off there.
+        at: Where they meet; 2.2 is a first step with variance .1, 6.9 one of .001.
+        out: The new run folder; runs/split-N by default.
+    """
+    from likely.families.diffusion.daed import fit_width
+    from likely.families.diffusion.daed import split as put_together
+    from likely.families.diffusion.model import Process
+    from likely.noise import Noise
+    from likely.tasks.learn import classes_of, keep, recipe_of
+    from likely.terminal import give
+    from likely.train import load_model
+    from likely.verbs import name_of
+
+    recipe, models = recipe_of(high), []
+    for name, run in (("high", high), ("low", low)):
+        recipe_of(run)
+        models.append(load_model(run))
+        if not isinstance(models[-1], Process):
+            raise ValueError(f"{name} is {run}, a run of {name_of(models[-1])}; accepts a run of diffusion")
+    model = put_together(*models, at=at)
+    rows = _first(_data(high, None).valid, model.space, 256)
+    width = fit_width(model, rows.x, noise=Noise(seed, len(rows)))
+    run = _new(out, "split")
+    keep(model, run, recipe, classes_of(high) or None, {"high": str(high), "low": str(low), "at": at, "width": width})
+    record = {"run": str(run), "at": at, "width": width}
+    give(record, f"{run}: {high.name} generates, {low.name} denoises from log-SNR {at:g} on", None, json)
+
+
 def evaluate(
     run: Positional[Run],
     data: Name = None,
@@ -156,7 +196,7 @@ def sample(
     run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
     y: Annotated[str | None, arg(metavar="CLASS", aliases=("-y",))] = None,
-    how: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
+    how: Positional[Words] = (),
     seed: Count = None,
     out: Place = None,
     force: Force = False,
@@ -839,6 +879,7 @@ COMMANDS = {
     "tour": tour,
     "train": train,
     "resume": resume,
+    "split": split,
     "evaluate": evaluate,
     "sample": sample,
     "decide": decide,

@@ -241,7 +241,13 @@ class Process(Inside, ABC):
         return self.within(self.reader.denoise(z, log_snr, condition))
 
     def drawn(self, guide: Process | None = None, **settings: Any) -> Drawn:
-        """This model with other settings for drawing: fields of `likely.config.diffusion.Drawing`."""
+        """This model with other settings for drawing: fields of `likely.config.diffusion.Drawing`.
+
+        Raises `ValueError` for fields or values that it does not take.
+        """
+        for name in settings:
+            if name not in Drawing.model_fields:
+                raise ValueError(f"{name} is no setting for drawing; accepts {', '.join(Drawing.model_fields)}")
         return Drawn(self, Drawing.model_validate(self.config.sampler.model_dump() | settings), guide)
 
 
