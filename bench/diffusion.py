@@ -1,6 +1,6 @@
 """Five diffusion models at one equal budget: bits per dimension, both ways, and samples at few and many evaluations.
 
-`python3 do.py bench diffusion [DATA] [KIND ...]`: digits (100 CPU seconds each) and fashion-mnist (600 each, DDPM, VDM,
+`python3 do.py bench diffusion [DATA] [KIND ...]`: digits (100 CPU seconds each) and fashion-mnist (420 each, DDPM, VDM,
 EDM, v and flow matching unless told; one thread). The presets differ in schedule, prediction, weighting and decoder,
 and share network, steps, optimiser and average of weights. Runs go to --runs (runs/diffusion); one that is there
 already is not trained again. Pictures: the first eight draws of seed 0 at 5, 10, 20 and 50 evaluations, not selected.
@@ -37,7 +37,7 @@ DATA: dict[str, dict[str, Any]] = {
         "draws": 500,
     },
     "fashion-mnist": {
-        "budget": 600.0,
+        "budget": 420.0,
         "model": {"width": 24, "multipliers": (1, 2, 4), "attention": (2,), "order": "efficient"},
         "train": {"batch": 64, "lr": 1e-3, "ema": 0.999, "precision": "bfloat16"},
         "rows": 1000,

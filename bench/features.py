@@ -1,4 +1,4 @@
-"""Features for kernel distances: the last hidden layer of a small classifier, trained here and named by its accuracy."""
+"""Features for kernel distances: the last hidden layer of a small classifier, trained here, named by its accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS, BATCH, WIDTH = 800, 128, 64
 
 
 def classifier(data: Any) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """The features' name, and raw images (n, C, H, W) to features (n, 64), from the labels of `data`'s training rows."""
+    """The features' name, and raw images (n, C, H, W) to features (n, 64), learned from `data`'s training labels."""
     channels, height, width = data.space.shape
     with torch.random.fork_rng():
         torch.manual_seed(0)

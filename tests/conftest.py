@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Distribution
+
+sys.path.append(str(Path(__file__).parent))
+from shell import Shell
 
 torch.set_num_threads(1)
 
@@ -30,3 +35,10 @@ def global_state() -> Iterator[None]:
             put_back(wanted)
     changed = [name for name, value, wanted, _ in found if value != wanted]
     assert not changed, f"the test left torch's global state changed: {', '.join(changed)}"
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """The command line, in a new and empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Shell(capsys)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,36 +12,8 @@ from PIL import Image
 
 from likely.cli import main
 
-
-class Shell:
-    """Runs `likely ...` in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-
-    def __call__(self, *words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        said = self.capsys.readouterr()
-        return int(caught.value.code or 0), said.out, said.err
-
-    def json(self, *words: object) -> Any:
-        status, out, err = self(*words, "--json")
-        assert status == 0, err
-        return json.loads(out)
-
-    def mistake(self, *words: object) -> str:
-        """The sentence that a mistake gets."""
-        status, out, err = self(*words)
-        assert status == 2
-        assert "Traceback" not in err + out
-        return err + out
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    return Shell(capsys)
+sys.path.append(str(Path(__file__).parent))
+from shell import Shell
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +228,8 @@ def test_nothing_is_written_over(shell: Shell, run: Path) -> None:
         (["data", "get"], "name is missing"),
         (["check", "vee"], "did you mean 'vae'"),
         (["train", "vae", "--stesp", "3"], "--steps"),
+        (["evalute", "runs/nothing"], "command is 'evalute'; did you mean 'evaluate'?"),
+        (["zzz"], "command is 'zzz'; accepts tour, train,"),
     ],
 )
 def test_mistakes_get_one_sentence(shell: Shell, words: list[str], sentence: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,8 @@ from torch import Tensor
 
 from likely.families.diffusion import guidance
 from likely.families.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m, grid, heun, ipndm, point
+from likely.families.diffusion.schedule import Cosine, Flow
+from likely.nets.embedding import Condition
 from likely.noise import Noise
 
 sys.path.append(str(Path(__file__).parent))
@@ -189,11 +190,14 @@ def test_ancestral_kernel_is_the_posterior():
     deviation = (p @ (lattice - mean) ** 2).sqrt()
 
     lam, z = torch.tensor([t.log_snr, s.log_snr], dtype=F64), torch.full((2, 1), z_t, dtype=F64)
-    low, high = (
-        last(ddim, lambda z, _: torch.full_like(z, x), z, lam, noise=Design(1, 1), eta=1.0).flatten().sort().values
-    )
-    assert torch.allclose((low + high) / 2, mean, rtol=0, atol=1e-10)
-    assert torch.allclose((high - low) / 2, deviation, rtol=0, atol=1e-10)
+    for eta in (1.0, 0.6):
+        above, below = last(ddim, lambda z, _: torch.full_like(z, x), z, lam, noise=Design(1, 1), eta=eta)
+        assert float(above - below) / 2 == pytest.approx(eta * float(deviation), abs=1e-10)
+        if eta == 1:
+            assert float(above + below) / 2 == pytest.approx(float(mean), abs=1e-10)
+        else:  # the marginal stays: the noise that is kept of z_t, and the fresh one, add up to sigma_s
+            kept = (float(above + below) / 2 - s.alpha * x) / ((z_t - t.alpha * x) / t.sigma)
+            assert kept**2 + (eta * float(deviation)) ** 2 == pytest.approx(s.sigma**2, abs=1e-10)
 
 
 @pytest.mark.parametrize("sampler", [dpmpp_2m, ipndm])
@@ -343,6 +347,25 @@ def test_evaluations_and_film(name, end):
         assert film[-1].isfinite().all()
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_nothing_is_changed_in_place(name):
+    """Neither z, nor the grid, nor an answer of the denoiser, nor a film's earlier states."""
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def watched(x: Tensor) -> Tensor:
+        kept.append((x, x.clone()))
+        return x
+
+    def denoise(z: Tensor, log_snr: Tensor) -> Tensor:
+        watched(log_snr)
+        return watched(BLOBS.denoise(watched(z), log_snr))
+
+    wrapped = guidance.dynamic_threshold(guidance.rescaled(denoise, guidance.static_threshold(denoise, 0.1), 0.5))
+    for z in SAMPLERS[name].run(wrapped, watched(normal(4)), watched(grid("uniform", -3, 3, 5))):
+        watched(z)
+    assert len(kept) > 20 and all(torch.equal(now, then) for now, then in kept)
+
+
 DRAWING = {"ddim": {"eta": 1.0}, "heun": {"churn": 5.0}, "dpmpp_2m": {}, "ipndm": {}}
 
 
@@ -412,10 +435,6 @@ def test_churn():
 # Grids ---------------------------------------------------------------------------------------------------------------
 
 
-def cosine(t: Tensor) -> Tensor:
-    return -2 * (math.pi / 2 * (1e-5 + (1 - 2e-5) * t)).tan().log()
-
-
 def test_grids():
     assert torch.allclose(grid("uniform", -5, 13.3, 6).diff(), torch.full((6,), 18.3 / 6, dtype=F64))
     lam = grid("edm", -2 * math.log(80), -2 * math.log(0.002), 17)
@@ -424,17 +443,17 @@ def test_grids():
     i = torch.arange(18, dtype=F64)
     assert torch.allclose(sigma, (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7, rtol=1e-12)
     assert sigma[1:3].tolist() == pytest.approx([57.586, 40.7856], rel=1e-4)
-    lam = grid("time", -6, 6, 4, cosine)
-    t = torch.atan((-lam / 2).exp()) * 2 / math.pi
-    assert torch.allclose(t.diff(), t.diff()[:1].expand(4), rtol=0, atol=1e-12) and t[0] > 0.9
+    cosine = Cosine(9.0, -8.0)
+    lam = grid("time", -6, 6, 4, cosine)  # a part of it, evenly in t too
+    t = torch.atan((-lam / 2).exp())
+    assert torch.allclose(t.diff(), (t[-1:] - t[0]).expand(4) / 4, rtol=0, atol=1e-12)
     for name in ("uniform", "edm", "time"):
         lam = grid(name, -6.1, 6.2, 9, cosine)
         assert lam.dtype == F64 and lam[0] == -6.1 and lam[-1] == 6.2 and (lam.diff() > 0).all()
         assert grid(name, -6, 6, 1, cosine).tolist() == [-6, 6]
-    whole = float(cosine(torch.ones(1, dtype=F64))), float(cosine(torch.zeros(1, dtype=F64)))
-    assert torch.allclose(
-        grid("time", *whole, 8, cosine)[1:-1], cosine(1 - torch.arange(1, 8, dtype=F64) / 8), atol=1e-9
-    )
+    for schedule in (cosine, Flow(10.0, -9.0, shift=-1.0)):
+        whole = grid("time", float(schedule.low), float(schedule.high), 8, schedule)
+        assert torch.allclose(whole, schedule.log_snr(1 - torch.arange(9, dtype=F64) / 8), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -444,9 +463,11 @@ def test_grids():
         (lambda: grid("uniform", 1, -1, 5), "low is 1 and high -1"),
         (lambda: grid("uniform", -math.inf, 1, 5), "finite"),
         (lambda: grid("uniform", -1, 1, 0), "steps is 0; accepts 1 or more"),
-        (lambda: grid("time", -1, 1, 5), "log_snr None; accepts a schedule's log_snr"),
-        (lambda: grid("time", -40, 1, 5, cosine), "accepts log-SNRs -22"),
-        (lambda: grid("time", -4, 4, 5, lambda t: 8 * (t > 0.5).double() * -1 + 4), "log-SNRs that rise"),
+        (lambda: grid("time", -1, 1, 5), "schedule None; accepts a Schedule"),
+        (
+            lambda: grid("time", -9, 1, 5, Cosine(9.0, -8.0)),
+            "low is -9 and high 1; this schedule accepts log-SNRs -8 .. 9",
+        ),
         (
             lambda: SAMPLERS["heun"].steps(14),
             "evaluations is 14; heun accepts 15 or more: raise evaluations, or choose",
@@ -474,10 +495,6 @@ def test_grids():
             "slopes is 5; accepts 1 to 4",
         ),
         (lambda: guidance.classifier_free(BLOBS.denoise, BLOBS.denoise, math.nan), "weight is nan"),
-        (
-            lambda: guidance.doubled(BLOBS.denoise, torch.zeros(2), torch.zeros(3), 2),
-            r"a tensor \(2,\) and null_condition",
-        ),
         (lambda: guidance.interval(BLOBS.denoise, BLOBS.denoise, 2, 1), "low is 2 and high 1"),
         (lambda: guidance.split(BLOBS.denoise, BLOBS.denoise, math.nan), "at is nan"),
         (lambda: guidance.static_threshold(BLOBS.denoise, 0), "bound is 0"),
@@ -551,28 +568,17 @@ def test_weights_of_nothing_cost_nothing():
     assert torch.equal(guidance.autoguidance(c, u, 2)(z, LEVELS), two)
 
 
-@dataclass(frozen=True)
-class Condition:
-    vector: Tensor | None = None
-    mask: Tensor | None = None
-
-
 def test_doubled_batch():
-    """One evaluation of 2 B rows says what two of B rows say, for tensors and for dataclasses of them."""
+    """One evaluation of 2 B rows says what two of B rows say."""
 
-    def denoise(z: Tensor, log_snr: Tensor, condition: Tensor | Condition) -> Tensor:
-        vector = condition.vector if isinstance(condition, Condition) else condition
-        return BLOBS.denoise(z, log_snr) + vector
+    def denoise(z: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+        return BLOBS.denoise(z, log_snr) + condition.vector
 
     counted, rows = counting(denoise)
-    z, y, null = normal(5), normal(5, seed=4), torch.zeros(5, 2, dtype=F64)
+    z, y, null = normal(5), Condition(normal(5, seed=4)), Condition(torch.zeros(5, 2, dtype=F64))
     apart = guidance.classifier_free(lambda z, _: denoise(z, _, y), lambda z, _: denoise(z, _, null), 2.5)(z, LEVELS)
     assert torch.allclose(guidance.doubled(counted, y, null, 2.5)(z, LEVELS), apart, rtol=0, atol=1e-12)
-    both = guidance.doubled(counted, Condition(y), Condition(null), 2.5)
-    assert torch.allclose(both(z, LEVELS), apart, rtol=0, atol=1e-12)
-    assert rows == [10, 10]
-    with pytest.raises(ValueError, match="condition is a tensor .5, 2. and null_condition NoneType"):
-        guidance.doubled(counted, Condition(y, y), Condition(null), 2.0)
+    assert rows == [10]
 
 
 def test_interval_and_split_pick_by_row():
@@ -601,6 +607,8 @@ def test_thresholds():
         assert torch.allclose(found[0], x_hat[0].clamp(-s, s) / s, rtol=0, atol=1e-12)
         assert torch.equal(found[1], x_hat[1])  # inside the bound: left alone
         assert float(found.abs().max()) <= 1
+    named = guidance.dynamic_threshold(fixed, 0.995)(x_hat, LEVELS[:2])
+    assert torch.equal(guidance.dynamic_threshold(fixed)(x_hat, LEVELS[:2]), named)  # the paper's, not .95
     one = torch.tensor([[2.5], [0.5]], dtype=F64)
     assert guidance.dynamic_threshold(lambda z, log_snr: one)(one, LEVELS[:2]).flatten().tolist() == [1.0, 0.5]
 

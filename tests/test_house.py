@@ -46,6 +46,7 @@ def bootstrap(root: Path) -> ModuleType:
 
 COMMANDS = (
     *("tour", "train", "resume", "evaluate", "sample", "decide", "detect"),
+    *("compress", "decompress", "info"),
     *("families", "describe", "check", "data"),
 )
 HEAVY = ("torch", "numpy", "matplotlib", "sklearn", "PIL", "datasets", "pandas")

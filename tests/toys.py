@@ -68,6 +68,12 @@ class Chain(Model):
         bits = x.flatten(1).to(self.bias.dtype)
         return F.logsigmoid(self._logits(bits) * (2 * bits - 1))
 
+    def to_sites(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), 1, self.sites)
+
+    def from_sites(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), *self.space.shape)
+
     def start(self, n: int, y: Any = None) -> tuple[Any, Any]:
         return (0, self.bias.expand(n, -1)), Conditional(self.observation, self.bias[:1].expand(n, 1))
 

@@ -40,6 +40,9 @@ _HOME = {
     "evaluate": "tasks.evaluate",
     "decide": "tasks.decide",
     "detect": "tasks.detect",
+    "Codec": "coding",
+    "denoise": "tasks.denoise",
+    "impute": "tasks.impute",
     "ClassConditional": "families.joint",
     "Hybrid": "families.joint",
     "Dequantised": "families.flow",
@@ -51,6 +54,7 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from likely.coding import Codec
     from likely.conformance import check
     from likely.data import Data, load
     from likely.families.diffusion import ProbabilityFlow, Truncated
@@ -61,8 +65,10 @@ if TYPE_CHECKING:
     from likely.registry import build
     from likely.space import Column, Integers, Reals, Rows, Table
     from likely.tasks.decide import decide
+    from likely.tasks.denoise import denoise
     from likely.tasks.detect import detect
     from likely.tasks.evaluate import evaluate
+    from likely.tasks.impute import impute
     from likely.train import fit, load_model, save
     from likely.verbs import require
 

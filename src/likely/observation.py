@@ -144,14 +144,32 @@ class DiscretisedLogisticMixture(Observation):
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         logit, mean, log_scale, chain = self._split(parameters)
         value = x.to(parameters.dtype) * (2 / (self.levels - 1)) - 1
+        mass = self._log_mass(self._mean(mean, chain, value), log_scale, value, x)
+        return (mass.sum(2) + logit).logsumexp(1)
+
+    def given(self, parameters: Tensor, x: Tensor, c: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Channel c given the channels before it, which alone are looked at in x: a mixture of logistics again.
+
+        Its log-weights (the components' posterior, up to a constant), its means and log-scales in levels, all
+        (B, M, *sites).
+        """
+        logit, mean, log_scale, chain = self._split(parameters)
+        value = x.to(parameters.dtype) * (2 / (self.levels - 1)) - 1
+        mean, half = self._mean(mean, chain, value), (self.levels - 1) / 2
+        if c:
+            before = self._log_mass(mean[:, :, :c], log_scale[:, :, :c], value[:, :c], x[:, :c])
+            logit = logit + before.sum(2)
+        return logit, (mean[:, :, c] + 1) * half, log_scale[:, :, c] + math.log(half)
+
+    def _log_mass(self, mean: Tensor, log_scale: Tensor, value: Tensor, x: Tensor) -> Tensor:
+        """log of each component's mass in each bin, (B, M, C, *sites); `value` is x on [-1, 1]."""
         inverse, half = (-log_scale).exp(), 1 / (self.levels - 1)
-        distance = value[:, None] - self._mean(mean, chain, value)
+        distance = value[:, None] - mean
         upper = F.logsigmoid((distance + half) * inverse)  # log s(a)
         lower = F.logsigmoid((half - distance) * inverse)  # log s(-b)
         inside = (-torch.expm1(-2 * half * inverse)).log()  # log(1 - exp(b - a))
         x = x[:, None]
-        mass = torch.where(x == 0, upper, torch.where(x == self.levels - 1, lower, upper + lower + inside))
-        return (mass.sum(2) + logit).logsumexp(1)
+        return torch.where(x == 0, upper, torch.where(x == self.levels - 1, lower, upper + lower + inside))
 
     def sample(self, parameters: Tensor, u: Tensor) -> Tensor:
         logit, mean, log_scale, chain = self._split(parameters)

@@ -5,8 +5,8 @@ method. `verb(x)` concerns p(x), `verb(x, y)` concerns p(x given y), and only `e
 checked value of `model.space` with B rows, y a checked value of `model.condition` or None. Where a verb takes
 `noise` with k draws a row, it answers with B * k values, the draws of one row adjacent.
 
-A model may also have `views`, a mapping from names to functions without arguments that make other readings of it, models
-of their own (a diffusion model's probability flow): see `view`.
+A model may also have `views`, a mapping from names to functions without arguments that make other readings of it,
+models of their own (a diffusion model's probability flow): see `view`.
 
 A protocol check sees only that the methods are there; `likely.conformance` is what gives it meaning.
 """
@@ -29,7 +29,8 @@ class Trainable(Protocol):
     `straight_through = True`: the gradient of what stands behind a rounding is then a substitute for one that is zero.
     One whose gradient is that of its loss only in expectation over the noise (the Neumann series of a residual flow)
     has `gradient_in_expectation = True`. One that learns also from rows without a label, y = -1, has
-    `unlabelled = True`.
+    `unlabelled = True`. One that makes its own target and holds it still (stop-gradient) has `self_taught = True`, and
+    its `loss` takes a `teacher`, the model whose targets they are, itself by default.
     """
 
     players: tuple[str, ...]
@@ -156,6 +157,14 @@ class Ordered(Protocol):
         """Put in the value of a site; the new state and the next site's `Conditional` (None after the last)."""
         ...
 
+    def to_sites(self, x: Any) -> Tensor:
+        """(B, *shape) to (B, C, sites), the order in which `step` takes them."""
+        ...
+
+    def from_sites(self, x: Tensor) -> Any:
+        """(B, C, sites) to (B, *shape)."""
+        ...
+
 
 @runtime_checkable
 class Marginal(Protocol):
@@ -172,7 +181,12 @@ class Marginal(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """The posterior mean of x_0."""
+    """The posterior mean of x_0, scaled, for x_t = alpha x_0 + sigma eps, alpha^2 = sigmoid(log_snr), alpha^2 + sigma^2
+    = 1.
+
+    What tasks need besides: `scaled(x)` and `unscaled(x_hat)`, an affine map with one scale between raw rows and x_0,
+    and `log_snr_range`, the (lowest, highest) log-SNR that it was made for.
+    """
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Any = None) -> Tensor:
         """E[x_0 given x_t], (B, *shape)."""
@@ -193,7 +207,12 @@ class Joint(Protocol):
 
 @runtime_checkable
 class JointBound(Protocol):
-    """A bound for every class; a posterior made of it is an estimate."""
+    """A bound for every class; a posterior made of it is an estimate.
+
+    A model whose bounds want many draws to tell classes apart says how many in an attribute `draws`. One that draws the
+    same noise for every class of a row, and takes `among` (B, m), the classes to ask for in each row, answering
+    (B * k, m), has `some_classes = True`: hopeless classes can then be dropped early.
+    """
 
     def log_joint_bound(self, x: Any, *, noise: Noise) -> Tensor:
         """One draw of a lower bound on log p(x, y) for every y, (B * k, K) in nats."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from math import inf
-from typing import Annotated, Any, Literal
+from math import inf, log
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -53,10 +53,8 @@ class Drawing(Sampler):
     """Imagen's dynamic thresholding at this quantile of each answer, there .995."""
 
 
-class Diffusion(FamilyConfig):
-    """A diffusion model: noise is added along a schedule, and a network learns what was there before."""
-
-    family: Literal["diffusion"] = "diffusion"
+class Network(FamilyConfig):
+    """The network of a family that learns from noised data, and what it is shown. Abstract."""
 
     net: Literal["unet", "dit", "mlp"] = "unet"
     """The network: a U-Net or a transformer on patches, for pictures (C, H, W) and sequences (C, L), or an mlp."""
@@ -85,6 +83,24 @@ class Diffusion(FamilyConfig):
 
     dropout: Share = 0.0
     """Dropout inside the network."""
+
+    sigma_data: Annotated[float, Field(gt=0)] = 0.5
+    """Standard deviation of scaled data; scales what the network sees (and what prediction "edm" asks of it).
+    Reals are brought to it."""
+
+    drop: Share = 0.1
+    """Share of training rows whose condition is hidden, for guidance."""
+
+
+class Diffusion(Network):
+    """A diffusion model: noise is added along a schedule, and a network learns what was there before."""
+
+    free: ClassVar[frozenset[str]] = frozenset(
+        {"dropout", "drop", "schedule", "shift", "high", "low", "steps", "whole_paths", "sampler"}
+        | {"weighting", "times", "log_sigma_mean", "log_sigma_std"}
+    )
+
+    family: Literal["diffusion"] = "diffusion"
 
     schedule: Literal["linear", "learned", "cosine", "flow", "edm", "ddpm"] = "cosine"
     """log-SNR over time: linear (VDM), learned (VDM: linear between learned ends), cosine, flow (rectified flow), edm,
@@ -115,22 +131,15 @@ class Diffusion(FamilyConfig):
     log_sigma_std: Annotated[float, Field(gt=0)] = 1.2
     """Its standard deviation."""
 
-    sigma_data: Annotated[float, Field(gt=0)] = 0.5
-    """Standard deviation of scaled data; scales what the network sees and what prediction "edm" asks of it. Reals are
-    brought to it."""
-
     steps: Count | None = None
     """Discrete steps of the process, on which the bound is then taken; None: continuous time."""
 
     whole_paths: bool = False
     """With `steps`: score all of them on one path of noise, which makes importance weights of the bound."""
 
-    decoder: Literal["direct", "denoiser"] = "direct"
+    decoder: Literal["direct", "denoiser", "separate"] = "direct"
     """p(x | z_0): direct, by what the noise at the first log-SNR leaves open; denoiser, a Gaussian of learned width
-    around the network's x_hat(z_0)."""
-
-    drop: Share = 0.1
-    """Share of training rows whose condition is hidden, for guidance."""
+    around the network's x_hat(z_0); separate, the same from a second network of its own (DAED)."""
 
     sampler: Sampler = Sampler()
     """How draws are made unless told otherwise."""
@@ -145,6 +154,9 @@ _KINDS: dict[str, dict[str, Any]] = {
     "edm": {"schedule": "edm", "prediction": "edm", "times": "lognormal"},
     "v": {"schedule": "cosine", "prediction": "v"},
     "flow-matching": {"schedule": "flow", "prediction": "velocity"},
+    # DAED: a generator of what is left after a first step with variance .001 or .1, and a denoiser of its own
+    "daed-0.001": {"high": log(999.0), "decoder": "separate"},
+    "daed-0.1": {"high": log(9.0), "decoder": "separate"},
 }
 
 PRESETS: dict[str, Any] = {

@@ -30,7 +30,10 @@ class Recipe(Config):
     """Learn p(x given y) instead of p(x); a joint always learns p(x, y)."""
 
     model: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the family's config that differ from the preset."""
+    """Fields of the family's config that differ from the preset, or from the run's to start from."""
+
+    start: str | None = None
+    """A run whose weights to start from: of the same family, or of a part (for consistency, a diffusion run)."""
 
     data: DataConfig = DataConfig()
     """The data."""

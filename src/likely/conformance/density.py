@@ -221,19 +221,14 @@ def _leak(subject: Subject, model: Any, x: Tensor, y: Any) -> float:
         for i in range(1, model.sites):
             values = site_values(model, x).clone()
             values[:, i] = values.flip(0)[:, i]
-            moved = values.transpose(1, 2)
-            moved = model.from_sites(moved) if hasattr(model, "from_sites") else moved.reshape(x.shape)
+            moved = model.from_sites(values.transpose(1, 2))
             worst = max(worst, float((model.log_prob_sites(moved, condition) - plain)[:, :i].abs().max()))
     return worst
 
 
 def site_values(model: Any, x: Tensor) -> Tensor:
     """The values of every site in the order of the steps, (B, sites, C)."""
-    if hasattr(model, "to_sites"):
-        return model.to_sites(x).transpose(1, 2)
-    shape = model.space.shape
-    channels = shape[0] if len(shape) == 3 else 1
-    return x.reshape(x.shape[0], channels, -1).transpose(1, 2)
+    return model.to_sites(x).transpose(1, 2)
 
 
 def walk(subject: Subject, model: Any, values: Tensor, y: Any) -> tuple[Tensor, list[Tensor]]:

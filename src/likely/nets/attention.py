@@ -23,12 +23,13 @@ def forward_mode() -> AbstractContextManager[None]:
 class Attention(nn.Module):
     """(B, N, width) to the same; tokens (B, M, `tokens`) are read too where it was built with them.
 
-    With `norm` queries and keys are RMS-normalised.
+    Heads have `head` channels, or the fewest above that divide the width; `width` if `head` is more. With `norm`
+    queries and keys are RMS-normalised.
     """
 
-    def __init__(self, width: int, heads: int, tokens: int = 0, norm: bool = False) -> None:
+    def __init__(self, width: int, head: int, tokens: int = 0, norm: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads = heads = next(n for n in range(max(width // head, 1), 0, -1) if width % n == 0)
         self.qkv = nn.Linear(width, 3 * width)
         self.tokens = nn.Linear(tokens, 2 * width) if tokens else None
         self.norm = nn.ModuleList(nn.RMSNorm(width // heads) if norm else nn.Identity() for _ in "qk")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from likely.nets.embedding import Condition, Embedding, beside, checked, zero
+from likely.nets.embedding import Condition, Embedding, beside, check_input, checked, zero
 
 
 class ClockedMLP(nn.Module):
@@ -29,7 +29,7 @@ class ClockedMLP(nn.Module):
         image: int = 0,
     ) -> None:
         super().__init__()
-        self.vector, self.image = vector, image
+        self.dims, self.vector, self.image = dims, vector, image
         self.embedding = Embedding(64, width, vector)
         self.first = nn.Linear(dims + image, width)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(blocks))
@@ -37,6 +37,7 @@ class ClockedMLP(nn.Module):
         self.last = zero(nn.Linear(width, dims if outputs is None else outputs))
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition | None = None) -> Tensor:
+        check_input(x, log_snr, self.dims, 0)
         condition = checked(condition, self.vector, 0, self.image)
         e = self.embedding(log_snr, condition, x.dtype)
         h = self.first(beside(x, condition))

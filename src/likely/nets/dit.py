@@ -21,8 +21,8 @@ from likely.nets.attention import Attention
 from likely.nets.embedding import Condition, Embedding, beside, check_input, checked, zero
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"patch": 2, "width": 64, "depth": 4, "heads": 2},
-    "small": {"patch": 2, "width": 384, "depth": 12, "heads": 6},  # DiT-S/2
+    "tiny": {"patch": 2, "width": 64, "depth": 4, "head": 32},
+    "small": {"patch": 2, "width": 384, "depth": 12, "head": 64},  # DiT-S/2
 }
 """Arguments of `DiT` beside the sizes of what goes in and out."""
 
@@ -43,7 +43,7 @@ class DiT(nn.Module):
         patch: int = 2,
         width: int = 64,
         depth: int = 4,
-        heads: int = 2,
+        head: int = 32,
         dropout: float = 0.0,
         vector: int = 0,
         tokens: int = 0,
@@ -52,8 +52,8 @@ class DiT(nn.Module):
         super().__init__()
         if dims not in (1, 2):
             raise ValueError(f"dims is {dims!r}; accepts 1 for sequences, 2 for images")
-        if width % heads or width % (2 * dims):
-            raise ValueError(f"width is {width}; accepts multiples of heads={heads} and of {2 * dims} (positions)")
+        if width % (2 * dims):
+            raise ValueError(f"width is {width}; accepts multiples of {2 * dims}: a sine and a cosine for each axis")
         self.dims, self.channels, self.patch = dims, channels, patch
         self.vector, self.tokens, self.image = vector, tokens, image
         outputs = channels if outputs is None else outputs
@@ -61,13 +61,13 @@ class DiT(nn.Module):
         self.embedding = Embedding(64, width, vector)
         self.token_norm = nn.LayerNorm(tokens) if tokens else None
         self.first = into(channels + image, width, patch, stride=patch)  # a linear map of each patch
-        self.blocks = nn.ModuleList(Block(width, heads, tokens, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, head, tokens, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulate = nn.Linear(width, 2 * width)
         self.last = zero(out_of(width, outputs, patch, stride=patch))
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition | None = None) -> Tensor:
-        check_input(x, self.channels, self.dims)
+        check_input(x, log_snr, self.channels, self.dims)
         if any(side % self.patch for side in x.shape[2:]):
             raise ValueError(f"x has shape {tuple(x.shape)}; accepts sides that patch={self.patch} divides")
         condition = checked(condition, self.vector, self.tokens, self.image)
@@ -87,11 +87,11 @@ class DiT(nn.Module):
 class Block(nn.Module):
     """(B, N, width) to the same; the identity at the start."""
 
-    def __init__(self, width: int, heads: int, tokens: int, dropout: float) -> None:
+    def __init__(self, width: int, head: int, tokens: int, dropout: float) -> None:
         super().__init__()
         self.modulate = zero(nn.Linear(width, 6 * width))
         self.norm_one = nn.LayerNorm(width, elementwise_affine=False)
-        self.attention = Attention(width, heads, tokens, norm=True)
+        self.attention = Attention(width, head, tokens, norm=True)
         self.norm_two = nn.LayerNorm(width, elementwise_affine=False)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Dropout(dropout), nn.Linear(4 * width, width)

@@ -73,10 +73,13 @@ def checked(condition: Condition | None, vector: int, tokens: int, image: int) -
     return condition
 
 
-def check_input(x: Tensor, channels: int, dims: int) -> None:
-    """`ValueError` unless x is (B, channels, *spatial) with so many spatial axes."""
+def check_input(x: Tensor, log_snr: Tensor, channels: int, dims: int) -> None:
+    """`ValueError` unless x is (B, channels, *spatial) with so many spatial axes, and log_snr (B,)."""
     if x.ndim != dims + 2 or x.shape[1] != channels:
-        raise ValueError(f"x has shape {tuple(x.shape)}; accepts (B, {channels}, {'L' if dims == 1 else 'H, W'})")
+        wanted = ("", ", L", ", H, W")[dims]
+        raise ValueError(f"x has shape {tuple(x.shape)}; accepts (B, {channels}{wanted})")
+    if log_snr.shape != x.shape[:1]:
+        raise ValueError(f"log_snr has shape {tuple(log_snr.shape)}; accepts ({len(x)},), one for each row of x")
 
 
 def beside(x: Tensor, condition: Condition) -> Tensor:

@@ -11,6 +11,9 @@ Two orders of the parts:
   cheap ("Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding", Saharia and others, 2022,
   appendix B).
 
+Memory layout is the caller's: `net.to(memory_format=torch.channels_last)` takes 5 to 10 % off a step on a CPU, but
+PyTorch has no tangents of group norm in that layout.
+
 Scale and shift of the second norm come from the embedding ("Diffusion Models Beat GANs on Image Synthesis", Dhariwal,
 Nichol, 2021), or, as in DDPM, a shift before it alone.
 """
@@ -84,8 +87,9 @@ class UNet(nn.Module):
             raise ValueError(f"dims is {dims!r}; accepts 1 for sequences, 2 for images")
         if order not in ("ddpm", "efficient"):
             raise ValueError(f"order is {order!r}; accepts 'ddpm', 'efficient'")
-        if len(blocks) != len(multipliers) or not multipliers:
-            raise ValueError(f"blocks is {tuple(blocks)}; accepts one number for each multiplier {tuple(multipliers)}")
+        if len(blocks) != len(multipliers) or min(blocks, default=0) < 1:
+            wanted = f"one number, 1 or more, for each multiplier of {tuple(multipliers)}"
+            raise ValueError(f"blocks is {tuple(blocks)}; accepts {wanted}")
         if not set(attention) <= set(range(len(multipliers))):
             raise ValueError(f"attention is {tuple(attention)}; accepts levels 0 .. {len(multipliers) - 1}")
         if tokens and not attention:
@@ -131,7 +135,7 @@ class UNet(nn.Module):
         self.last = zero(CONV[dims](self.norm.num_channels, channels if outputs is None else outputs, 3, padding=1))
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition | None = None) -> Tensor:
-        check_input(x, self.channels, self.dims)
+        check_input(x, log_snr, self.channels, self.dims)
         condition = checked(condition, self.vector, self.tokens, self.image)
         e = self.embedding(log_snr, condition, x.dtype)
         tokens = None if condition.tokens is None else self.token_norm(condition.tokens.to(x.dtype))
@@ -205,13 +209,12 @@ class Block(nn.Module):
 
 
 class Sites(nn.Module):
-    """h plus attention over its sites, in heads of about `head` channels."""
+    """h plus attention over its sites, in heads of `head` channels."""
 
     def __init__(self, channels: int, head: int, tokens: int) -> None:
         super().__init__()
-        heads = next(n for n in range(max(channels // head, 1), 0, -1) if channels % n == 0)
         self.norm = group_norm(channels)
-        self.attention = Attention(channels, heads, tokens)
+        self.attention = Attention(channels, head, tokens)
         zero(self.attention.out)
 
     def forward(self, h: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:

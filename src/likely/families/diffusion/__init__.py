@@ -15,23 +15,32 @@ from typing import Any
 
 from likely.config.diffusion import Diffusion as Config
 from likely.families import Tiny
+from likely.families.diffusion.classes import ClassDiffusion
 from likely.families.diffusion.model import Diffusion, Terms
 from likely.families.diffusion.networks import network
 from likely.families.diffusion.trajectory import Trajectory
 from likely.families.diffusion.views import ProbabilityFlow, Truncated
 from likely.space import Integers, Reals, Space
 
-__all__ = ["TINY", "Diffusion", "ProbabilityFlow", "Terms", "Trajectory", "Truncated", "model"]
+__all__ = ["TINY", "ClassDiffusion", "Diffusion", "ProbabilityFlow", "Terms", "Trajectory", "Truncated", "model"]
 
 
-def model(config: Config, space: Space, condition: Space | None, build: Any) -> Diffusion | Trajectory:
-    """The diffusion model of a config over arrays; raises `ValueError` where they do not fit each other."""
+def model(config: Config, space: Space, condition: Space | None, build: Any) -> Diffusion | ClassDiffusion | Trajectory:
+    """The diffusion model of a config over arrays, a joint p(x, y) where the condition is labels.
+
+    Raises `ValueError` where they do not fit each other.
+    """
     if not isinstance(space, Integers | Reals) or not space.shape:
         raise ValueError(f"space is {space}; diffusion accepts arrays of Integers or Reals")
     if config.whole_paths and config.steps is None:
         raise ValueError("whole_paths is True with steps=None, continuous time; accepts a number of steps")
-    made = Diffusion(config, space, condition, network(config, space, 0 if condition is None else config.width))
-    return Trajectory(made) if config.whole_paths else made
+    labels = isinstance(condition, Integers) and condition.shape == ()
+    vector = 0 if condition is None else config.width
+    net = network(config, space, vector)
+    reader = network(config, space, vector) if config.decoder == "separate" else None
+    if config.whole_paths:
+        return Trajectory(Diffusion(config, space, condition, net, reader))
+    return (ClassDiffusion if labels else Diffusion)(config, space, condition, net, reader)
 
 
 def _tiny(space: Space, condition: Space | None = None, **fields: Any) -> Tiny:
@@ -50,11 +59,18 @@ TINY: dict[str, Tiny] = {
     "flow, velocity": _tiny(_FOUR, schedule="flow", prediction="velocity"),
     "x, min-snr": _tiny(_FOUR, prediction="x", weighting="min-snr"),
     "ddpm": _tiny(_FOUR, schedule="ddpm", prediction="noise", steps=999, decoder="denoiser"),
+    "separate decoder": _tiny(_FOUR, decoder="separate", high=2.0),
     "paths": _tiny(_FOUR, **_PATHS),
     "paths, ddpm": _tiny(_FOUR, **_PATHS, schedule="ddpm", prediction="noise", decoder="denoiser", weighting="bound"),
+    "paths, one step": _tiny(_FOUR, **{**_PATHS, "steps": 1}, prediction="x", weighting="bound"),
     "paths, labels": _tiny(_FOUR, _LABELS, **{**_PATHS, "steps": 2}, schedule="learned", prediction="edm"),
+    "paths, separate decoder": _tiny(_FOUR, **{**_PATHS, "high": 2.0}, decoder="separate"),
     "paths, reals": _tiny(Reals((1,)), **_PATHS, schedule="flow", prediction="velocity"),
     "paths, reals, denoiser": _tiny(_TWO, **{**_PATHS, "steps": 2}, decoder="denoiser", weighting="bound"),
     "reals": _tiny(_TWO),
+    "reals, separate decoder": _tiny(_TWO, decoder="separate", high=2.0),
     "reals, vector condition": _tiny(_TWO, Reals((2,))),
+    "labels": _tiny(_FOUR, _LABELS, weighting="bound"),
+    "labels, steps": _tiny(_FOUR, _LABELS, prediction="noise", steps=50, decoder="denoiser"),
+    "labels, reals": _tiny(_TWO, _LABELS),
 }

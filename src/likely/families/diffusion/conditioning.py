@@ -26,11 +26,18 @@ class Embedding(nn.Module):
         self.hidden = nn.Parameter(torch.randn(size))
 
     def forward(self, y: Tensor | None, n: int, hide: Tensor | None = None) -> Condition:
-        """The condition of n rows; rows marked in `hide` (n,), and all of them where y is None, have none."""
+        """The condition of n rows; rows marked in `hide` (n,), and all of them where y is None, have none.
+
+        Nor have rows of label -1.
+        """
         nothing = self.hidden.expand(n, -1)
         if y is None:
             return Condition(vector=nothing)
-        seen = self.read(y if y.dtype == torch.int64 else y.to(self.hidden.dtype))
+        if y.dtype == torch.int64:
+            hide = y < 0 if hide is None else hide | (y < 0)
+            seen = self.read(y.clamp(min=0))
+        else:
+            seen = self.read(y.to(self.hidden.dtype))
         return Condition(vector=seen if hide is None else torch.where(hide[:, None], nothing, seen))
 
 

@@ -35,6 +35,10 @@ class Scaling(nn.Module, ABC):
     def unscaled(self, x: Tensor) -> Tensor:
         """Scaled rows to raw units, real-valued."""
 
+    @abstractmethod
+    def nearest(self, x: Tensor) -> Tensor:
+        """Scaled rows to the raw rows nearest to them."""
+
     def prepare(self, x: Tensor) -> None:
         """Set from data what follows from them."""
 
@@ -55,6 +59,9 @@ class Cells(Scaling):
 
     def unscaled(self, x: Tensor) -> Tensor:
         return ((x + 1) * self.levels - 1) / 2
+
+    def nearest(self, x: Tensor) -> Tensor:
+        return self.unscaled(x).round().clamp(0, self.levels - 1).long()
 
 
 class Standardised(Scaling):
@@ -78,6 +85,8 @@ class Standardised(Scaling):
 
     def unscaled(self, x: Tensor) -> Tensor:
         return x * self.log_scale.exp() + self.centre
+
+    nearest = unscaled
 
     def prepare(self, x: Tensor) -> None:
         self.centre.copy_(x.mean(0))
@@ -163,4 +172,4 @@ class Discretised(Decoder):
 
     def sample(self, m: Tensor, s: Tensor, noise: Noise) -> Tensor:
         drawn = m + s * noise.normal(m.shape[1:], dtype=m.dtype)
-        return self.scaling.unscaled(drawn).round().clamp(0, self.levels - 1).long()
+        return self.scaling.nearest(drawn)

@@ -23,13 +23,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from likely.families.diffusion.samplers import Denoise
+from likely.nets.embedding import Condition
 
 
 def classifier_free(conditional: Denoise, unconditional: Denoise, weight: float) -> Denoise:
@@ -47,14 +46,17 @@ def classifier_free(conditional: Denoise, unconditional: Denoise, weight: float)
 
 
 def doubled(
-    denoise: Callable[[Tensor, Tensor, Any], Tensor], condition: Any, null_condition: Any, weight: float
+    denoise: Callable[[Tensor, Tensor, Condition], Tensor],
+    condition: Condition,
+    null_condition: Condition,
+    weight: float,
 ) -> Denoise:
     """Classifier-free guidance in one batch of 2 B rows: those with the condition, then those with the null condition.
 
-    `denoise(z, log_snr, condition)`; a condition is a tensor (B, ...) or a dataclass of such tensors and Nones.
+    `denoise(z, log_snr, condition)`; both conditions have B rows and the same parts.
     """
     _finite("weight", weight)
-    both = _joined(condition, null_condition)
+    both = Condition.concat([condition, null_condition])
 
     def guided(z: Tensor, log_snr: Tensor) -> Tensor:
         x_c, x_u = denoise(torch.cat([z, z]), torch.cat([log_snr, log_snr]), both).chunk(2)
@@ -160,25 +162,6 @@ def _percentile(values: Tensor, share: float) -> Tensor:
 def _per_row(values: Tensor, like: Tensor) -> Tensor:
     """(B,) as (B, 1, ...), to meet `like`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _joined(condition: Any, null: Any) -> Any:
-    """The rows of both conditions, one after the other."""
-    if isinstance(condition, Tensor) and isinstance(null, Tensor) and condition.shape == null.shape:
-        return torch.cat([condition, null])
-    if condition is None and null is None:
-        return None
-    if is_dataclass(condition) and not isinstance(condition, type) and type(condition) is type(null):
-        names = [field.name for field in fields(condition)]
-        return replace(condition, **{name: _joined(getattr(condition, name), getattr(null, name)) for name in names})
-    raise ValueError(
-        f"condition is {_said(condition)} and null_condition {_said(null)}; accepts two tensors of one shape, "
-        "or two dataclasses of such"
-    )
-
-
-def _said(condition: Any) -> str:
-    return f"a tensor {tuple(condition.shape)}" if isinstance(condition, Tensor) else type(condition).__name__
 
 
 def _finite(name: str, value: float) -> None:

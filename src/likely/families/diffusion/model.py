@@ -5,7 +5,7 @@ In nats, for data x with z_0 the least noisy and z_1 the noisiest variable of th
     -log p(x) <= KL(q(z_1 | x) || N(0, I))  +  1/2 int E |eps - eps_hat|^2 dlambda  +  E[-log p(x | z_0)],
 
 "Variational Diffusion Models" (Kingma, Salimans, Poole, Ho, 2021), eq. 11 and 15; with T discrete steps the integral is
-the sum over i of T's mean of expm1(lambda_{i-1} - lambda_i) |eps - eps_hat|^2 / 2. Times are drawn, one a draw.
+the sum over i of E expm1(lambda_{i-1} - lambda_i) |eps - eps_hat|^2 / 2. One time is drawn for each draw.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from likely.config.diffusion import Diffusion as Config
 from likely.config.diffusion import Drawing, Sampler
 from likely.families.diffusion import guidance
-from likely.families.diffusion.conditioning import Embedding, hidden_rows
+from likely.families.diffusion.conditioning import hidden_rows
 from likely.families.diffusion.core import Core, along
 from likely.families.diffusion.decoder import Cells, Decoder, Discretised, Gaussian, Softmax, Standardised
+from likely.families.diffusion.inside import Inside
 from likely.families.diffusion.samplers import SAMPLERS, grid
 from likely.families.diffusion.schedule import SCHEDULES, signal_noise
 from likely.families.diffusion.trajectory import Trajectory
@@ -60,35 +61,43 @@ class Terms(NamedTuple):
         return self.prior + self.diffusion + self.reconstruction
 
 
-class Process(nn.Module, ABC):
+class Process(Inside, ABC):
     """The network, the schedule and the decoder of a diffusion model, without a likelihood. Abstract.
 
     Verbs here: Trainable, Samples, Denoiser.
     """
 
     players = ("model",)
+    config: Config
 
-    def __init__(self, config: Config, space: Integers | Reals, condition: Space | None, net: nn.Module) -> None:
-        super().__init__()
-        self.config, self.space, self.condition = config, space, condition
+    def __init__(
+        self,
+        config: Config,
+        space: Integers | Reals,
+        condition: Space | None,
+        net: nn.Module,
+        reader: nn.Module | None = None,
+    ) -> None:
+        super().__init__(config, space, condition)
         self.core = Core(net, config.prediction, config.sigma_data)
-        self.embedding = None if condition is None else Embedding(condition, config.width)
-        self.scaling = Cells(space) if isinstance(space, Integers) else Standardised(space, config.sigma_data)
+        self.own_reader = None if reader is None else Core(reader, config.prediction, config.sigma_data)
         self.schedule = SCHEDULES[config.schedule](first_log_snr(config, space), config.low, config.shift)
         self.surrogate = config.weighting != "bound"
-        if config.decoder == "denoiser":  # at first as wide as the noise of z_0
+        if config.decoder != "direct":  # at first as wide as the noise of z_0
             self.log_width = nn.Parameter(-0.5 * self.schedule.high.detach().float())
         self.decoder: Decoder = _decoder(config, self.scaling)
 
+    @property
+    def reader(self) -> Core:
+        """The denoiser whose x_hat(z_0) the decoder stands around."""
+        return self.core if self.own_reader is None else self.own_reader
+
     # Denoiser ------------------------------------------------------------------------------------------------------
 
-    def scaled(self, x: Tensor) -> Tensor:
-        """Raw rows as the process noises them: cell centres on [-1, 1], or reals with standard deviation sigma_data."""
-        return self.scaling.scaled(x, self._dtype)
-
-    def unscaled(self, x: Tensor) -> Tensor:
-        """Scaled rows in raw units, real-valued."""
-        return self.scaling.unscaled(x)
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """The log-SNRs that the network learned, from the noisiest to the least noisy."""
+        return float(self.schedule.low), float(self.schedule.high)
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x given x_t], scaled, for x_t = alpha x + sigma eps (B, *shape) and log-SNRs (B,).
@@ -105,7 +114,7 @@ class Process(nn.Module, ABC):
         condition = self._condition(None if y is None else noise.expand(y), noise.count, hide)
         x0 = noise.expand(self.scaled(x))
         if self.config.weighting == "bound":
-            prior, reconstruction = self._ends(noise.expand(x), x0, condition, noise, self.core.denoise)
+            prior, reconstruction = self._ends(noise.expand(x), x0, condition, noise, self.reader.denoise)
             return (prior + reconstruction + self._steps(x0, condition, noise, self.core.denoise)).mean()
         if self.config.times == "lognormal":
             s = self.config.log_sigma_mean + self.config.log_sigma_std * noise.normal(dtype=torch.float64)
@@ -119,18 +128,13 @@ class Process(nn.Module, ABC):
         F = self.core.predict(z, log_snr, condition)
         if slope is None or self.config.weighting == "mse":
             loss = (F - self.core.target(x0, eps, log_snr)).square().flatten(1).mean(1)
-            if self.config.decoder == "denoiser":
-                ends = self._ends(noise.expand(x), x0, condition, noise, self.core.denoise)
+            if self.config.decoder != "direct":
+                ends = self._ends(noise.expand(x), x0, condition, noise, self.reader.denoise)
                 loss = loss + ends[1] / self.space.dims
             return loss.mean()
         error = (self.core.read(F, z, log_snr) - x0).square().flatten(1).sum(1)
         weight = WEIGHTS[self.config.weighting](log_snr)
         return (-0.5 * weight * slope * log_snr.exp() * error).mean().to(self._dtype)
-
-    @torch.no_grad()
-    def prepare(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> None:
-        """Centre and scale of reals, from data."""
-        self.scaling.prepare(x)
 
     # The bound's terms ---------------------------------------------------------------------------------------------
 
@@ -138,7 +142,7 @@ class Process(nn.Module, ABC):
         """Minus the bound on log p(x), or log p(x given y), in its three parts, each (B * k,) in nats."""
         condition = self._condition(None if y is None else noise.expand(y), noise.count)
         raw, x0 = noise.expand(x), noise.expand(self.scaled(x))
-        prior, reconstruction = self._ends(raw, x0, condition, noise, self._denoise)
+        prior, reconstruction = self._ends(raw, x0, condition, noise, self._reads)
         return Terms(prior, self._steps(x0, condition, noise, self._denoise), reconstruction)
 
     def cost_at(self, x: Tensor, t: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
@@ -160,8 +164,16 @@ class Process(nn.Module, ABC):
     def _steps(self, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
         """The integral or sum over the process at one time a draw, (n,)."""
         u, T = noise.stratified(), self.config.steps
-        t = u if T is None else ((u * T).floor().clamp(max=T - 1) + 1) / T
-        return self._cost(x0, t, condition, noise, denoise)
+        u, T = noise.stratified(), self.config.steps
+        # times are drawn evenly in log-SNR: the integral is the same, and varies far less than over even times
+        low, high = self.schedule.low.to(u.device), self.schedule.high.to(u.device)
+        t = self.schedule.time(high + u * (low - high)).clamp(0, 1)
+        if T is None:
+            density = -self.schedule.slope(t) / (high - low)
+        else:  # the step in which that log-SNR lies
+            t = (t * T).ceil().clamp(1, T) / T
+            density = T * (self.schedule.log_snr((t - 1 / T).clamp(min=0)) - self.schedule.log_snr(t)) / (high - low)
+        return (self._cost(x0, t, condition, noise, denoise) / density).to(x0.dtype)
 
     def _cost(self, x0: Tensor, t: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
         """What times t (n,) add to minus the bound, per unit of time, (n,); with T steps T times what step t T adds."""
@@ -175,7 +187,7 @@ class Process(nn.Module, ABC):
             weight = T * (before.exp() - log_snr.exp())  # = T expm1(lambda_{i-1} - lambda_i) exp(lambda_i)
         z = self._noised(x0, log_snr, noise)
         error = (denoise(z, log_snr, condition) - x0).square().flatten(1).sum(1)
-        return (0.5 * weight * error).to(x0.dtype)
+        return 0.5 * weight * error
 
     def _noised(self, x0: Tensor, log_snr: Tensor, noise: Noise) -> Tensor:
         """z = alpha x + sigma eps."""
@@ -203,7 +215,7 @@ class Process(nn.Module, ABC):
 
     def decode(self, z0: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """Raw rows x from p(x | z_0)."""
-        return self.decoder.sample(*self._read(z0, self._condition(y, z0.shape[0]), self._denoise), noise)
+        return self.decoder.sample(*self._read(z0, self._condition(y, z0.shape[0]), self._reads), noise)
 
     def path(self, z: Tensor, y: Tensor | None = None, *, noise: Noise) -> Iterator[Tensor]:
         """The states of the sampler on its way from z (B, *shape) at the last log-SNR to the first one."""
@@ -222,25 +234,21 @@ class Process(nn.Module, ABC):
         return found | ({"paths": lambda: Trajectory(self)} if self.config.steps else {})
 
     def _denoise(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
-        """x_hat, brought back to where x can be: the posterior mean lies between the first and the last level."""
-        x_hat = self.core.denoise(z, log_snr, condition)
-        edge = 1 - 1 / self.space.levels if isinstance(self.space, Integers) else None
-        return x_hat if edge is None else x_hat.clamp(-edge, edge)
+        return self.within(self.core.denoise(z, log_snr, condition))
 
-    def _condition(self, y: Tensor | None, n: int, hide: Tensor | None = None) -> Condition | None:
-        if self.embedding is None:
-            return None
-        if y is None and not self.config.drop:
-            raise ValueError(f"y is None, but this model was trained with drop=0 and so needs y in {self.condition}")
-        return self.embedding(y, n, hide)
+    def _reads(self, z: Tensor, log_snr: Tensor, condition: Condition | None) -> Tensor:
+        """The same of the decoder's network."""
+        return self.within(self.reader.denoise(z, log_snr, condition))
 
     def drawn(self, guide: Process | None = None, **settings: Any) -> Drawn:
-        """This model with other settings for drawing: fields of `likely.config.diffusion.Drawing`."""
-        return Drawn(self, Drawing.model_validate(self.config.sampler.model_dump() | settings), guide)
+        """This model with other settings for drawing: fields of `likely.config.diffusion.Drawing`.
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        Raises `ValueError` for fields or values that it does not take.
+        """
+        for name in settings:
+            if name not in Drawing.model_fields:
+                raise ValueError(f"{name} is no setting for drawing; accepts {', '.join(Drawing.model_fields)}")
+        return Drawn(self, Drawing.model_validate(self.config.sampler.model_dump() | settings), guide)
 
 
 class Diffusion(Process):
@@ -309,7 +317,7 @@ def follow(
     chosen = SAMPLERS[sampler.name]
     name = chosen.grid if sampler.grid == "auto" else sampler.grid
     low, high = float(model.schedule.low), float(model.schedule.high)
-    points = grid(name, low, high, chosen.steps(sampler.evaluations), model.schedule.log_snr)
+    points = grid(name, low, high, chosen.steps(sampler.evaluations), model.schedule)
     own = {"ddim": {"eta": sampler.eta}, "heun": {"churn": sampler.churn}}.get(sampler.name, {})
     yield from chosen.run(denoise, z, points, noise=noise, **own)
 

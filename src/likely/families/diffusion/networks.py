@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from likely.config.diffusion import Diffusion as Config
+from likely.config.diffusion import Network as Config
 from likely.nets.clocked import ClockedMLP
+from likely.nets.dit import DiT
 from likely.nets.embedding import Condition
 from likely.nets.unet import UNet
 from likely.space import Integers, Reals
@@ -37,11 +38,11 @@ def network(config: Config, space: Integers | Reals, vector: int) -> nn.Module:
         )
     channels, dims = space.shape[0], len(space.shape) - 1
     if config.net == "dit":
-        from likely.nets.dit import DiT
-
+        if any(side % config.patch for side in space.shape[1:]):
+            raise ValueError(f"patch is {config.patch}; accepts what divides every side of {space}")
         return DiT(
             channels,
-            space.shape[1:],
+            dims=dims,
             width=config.width,
             depth=config.blocks[0],
             head=config.head,

@@ -30,12 +30,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from likely.families.diffusion.schedule import EDM, Linear, Schedule, signal_noise
 from likely.noise import Noise
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """z (B, ...) and log-SNR (B,) to x_hat, shaped like z."""
-RHO = 7.0
-"""Exponent of EDM's grid."""
 
 
 class Point(NamedTuple):
@@ -63,7 +62,7 @@ def points(grid: Tensor, noisy: bool = False) -> list[Point]:
 def point(log_snr: float) -> Point:
     """What belongs to a log-SNR, in float64."""
     lam = torch.tensor(log_snr, dtype=torch.float64)
-    return Point(log_snr, float(lam.sigmoid().sqrt()), float((-lam).sigmoid().sqrt()), float((-lam / 2).exp()))
+    return Point(log_snr, *map(float, signal_noise(lam)), float((-lam / 2).exp()))
 
 
 def ddim(
@@ -205,50 +204,31 @@ _SAMPLERS = (
 )
 SAMPLERS: dict[str, Sampler] = {sampler.name: sampler for sampler in _SAMPLERS}
 """By name; `dpmpp_2m` is the default, `heun` the reference where evaluations are cheap."""
-GRIDS = ("uniform", "edm", "time")
+GRIDS: dict[str, type[Schedule]] = {"uniform": Linear, "edm": EDM}
+"""Those that are even in the time of a schedule of their own: in log-SNR, or in sigma~^(1/7) (Karras et al., eq. 5)."""
 
 
-def grid(name: str, low: float, high: float, steps: int, log_snr: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """`steps` + 1 log-SNRs (float64) that rise from `low` to `high`.
-
-    "uniform" in log-SNR; "edm" as sigma~ = (sigma~_0^(1/7) + i/N (sigma~_N^(1/7) - sigma~_0^(1/7)))^7 (Karras et al.,
-    eq. 5); "time" uniform in t through a schedule's `log_snr(t)`, which falls over [0, 1] and covers low .. high.
-    """
-    if name not in GRIDS:
-        raise ValueError(f"grid is {name!r}; accepts one of {', '.join(map(repr, GRIDS))}")
+def grid(name: str, low: float, high: float, steps: int, schedule: Schedule | None = None) -> Tensor:
+    """`steps` + 1 log-SNRs (float64) that rise from `low` to `high`, even in log-SNR ("uniform"), as in EDM ("edm"), or
+    even in the time of a `schedule` that goes so far ("time")."""
+    if name not in (*GRIDS, "time"):
+        raise ValueError(f"grid is {name!r}; accepts one of {', '.join(map(repr, GRIDS))}, 'time'")
     if steps < 1:
         raise ValueError(f"steps is {steps}; accepts 1 or more")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"low is {low} and high {high}; accepts finite log-SNRs, low < high")
-    ends, share = torch.tensor([low, high], dtype=torch.float64), torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    if name == "uniform":
-        lam = low + share * (high - low)
-    elif name == "edm":
-        start, end = (-ends / (2 * RHO)).exp().tolist()
-        lam = -2 * RHO * (start + share * (end - start)).log()
-    else:
-        if log_snr is None:
-            raise ValueError("grid is 'time' and log_snr None; accepts a schedule's log_snr")
-        start, end = _times(log_snr, ends).tolist()
-        lam = log_snr(start + share * (end - start)).detach().to("cpu", torch.float64)
+    if name != "time":
+        schedule = GRIDS[name](high, low)
+    if schedule is None:
+        raise ValueError("grid is 'time' and schedule None; accepts a Schedule")
+    least, most = float(schedule.low), float(schedule.high)
+    if low < least - 1e-6 or high > most + 1e-6:
+        raise ValueError(f"low is {low:g} and high {high:g}; this schedule accepts log-SNRs {least:g} .. {most:g}")
+    with torch.no_grad():
+        start, end = schedule.time(torch.tensor([low, high], dtype=torch.float64)).clamp(0, 1)
+        lam = schedule.log_snr(start + torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (end - start))
     lam[0], lam[-1] = low, high  # whatever was rounded
-    points(lam)
     return lam
-
-
-def _times(log_snr: Callable[[Tensor], Tensor], wanted: Tensor) -> Tensor:
-    """t with log_snr(t) = wanted by bisection, log_snr falling over [0, 1]."""
-    a, b = torch.zeros_like(wanted), torch.ones_like(wanted)
-    high, low = log_snr(a).detach().to(wanted), log_snr(b).detach().to(wanted)
-    if bool((wanted > high + 1e-6).any() | (wanted < low - 1e-6).any()):
-        raise ValueError(
-            f"low .. high is {_short(wanted)}; the schedule accepts log-SNRs {float(low[0]):g} .. {float(high[0]):g}"
-        )
-    for _ in range(60):
-        middle = (a + b) / 2
-        late = log_snr(middle).detach().to(wanted) < wanted
-        a, b = torch.where(late, a, middle), torch.where(late, middle, b)
-    return (a + b) / 2
 
 
 def _level(z: Tensor, log_snr: float) -> Tensor:

@@ -63,7 +63,7 @@ class Trajectory(nn.Module):
             gap = gain / spread * (x0 - x_hat)
             log_w = log_w - _sum(0.5 * gap.square() + gap * xi)  # log p(z_s | z_t) - log q(z_s | z_t, x)
             z = keep * z + gain * x0 + spread * xi
-        return log_w + model.decoder.log_prob(raw, *model._read(z, condition, model._denoise))
+        return log_w + model.decoder.log_prob(raw, *model._read(z, condition, model._reads))
 
     def elbo(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """The model's own bound, (B * k,) in nats: one step at random, its KL in closed form."""

@@ -108,8 +108,8 @@ class ProbabilityFlow(nn.Module):
             raise ValueError(f"divergence is {divergence!r}; accepts 'auto', 'exact', 'hutchinson'")
         if not (2 <= steps <= max_steps and tolerance > 0):
             raise ValueError(
-                f"steps is {steps}, max_steps {max_steps}, tolerance {tolerance}; accepts 2 <= steps <= max_steps and a "
-                "tolerance above 0"
+                f"steps is {steps}, max_steps {max_steps}, tolerance {tolerance}; accepts 2 <= steps <= max_steps and "
+                "a tolerance above 0"
             )
         self.model, self.space, self.condition = model, model.space, model.condition
         self.at, self.limits, self.tolerance = (
@@ -251,7 +251,7 @@ class Truncated(nn.Module):
         alpha, sigma = (part.to(x0) for part in signal_noise(torch.tensor(log_snr, dtype=torch.float64)))
         z = alpha * x0 + sigma * eps
         at = None if self.flow.at is None else torch.tensor(log_snr, dtype=torch.float64, device=z.device)
-        decoder = model.decoder.log_prob(raw, *model._read(z, model._condition(y, len(z)), model._denoise, at))
+        decoder = model.decoder.log_prob(raw, *model._read(z, model._condition(y, len(z)), model._reads, at))
         log_q = log_normal(eps) - self.space.dims * sigma.log()
         return decoder + self.flow.log_prob_noised(z, log_snr, y, noise=noise) - log_q
 

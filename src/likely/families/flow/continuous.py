@@ -183,6 +183,7 @@ class ContinuousFlow(FlowModel):
         return Hutchinson(1 - 2 * noise.integers(2, self.shape).to(self._dtype), steps)
 
     def _matching(self, x: Tensor, y: Tensor | None, noise: Noise) -> Tensor:
+        x, y = noise.expand(x), None if y is None else noise.expand(y)
         x1, _ = self.transform.parts[0](x.to(self._dtype).reshape(-1, *self.shape))  # ty: ignore
         x0, t = noise.normal(self.shape, dtype=self._dtype), noise.uniform((1,), dtype=self._dtype)
         # x_t = (1 - (1 - sigma) t) x_0 + t x_1 moves with the constant velocity x_1 - (1 - sigma) x_0

@@ -27,6 +27,7 @@ shift would have to lie within some 1e-13 of a half. Only `loss` runs in the par
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ from likely.families.flow.model import has_channels, mixing
 from likely.families.flow.multiscale import Multiscale, pyramid, with_features
 from likely.families.flow.transforms import Answer, Chain, Transform, Volume, no_change
 from likely.noise import Noise
-from likely.observation import observation
+from likely.observation import Conditional, observation
 from likely.space import Integers, Reals, Space
 
 FINE = torch.float64
@@ -129,10 +130,9 @@ class Base(nn.Module):
         parameters = self._numbers(kept, y, z.dtype).expand(z.shape[0], -1, -1)
         return self.observation.log_prob(parameters, flat).sum(1)
 
-    def sample(self, u: Tensor, kept: Tensor | None, y: Tensor | None) -> Tensor:
-        """z (B, *shape) from uniforms u (B, 2, numbers)."""
-        parameters = self._numbers(kept, y, u.dtype).expand(u.shape[0], -1, -1)
-        return self.observation.sample(parameters, u).to(u.dtype).reshape(-1, *self.shape)
+    def conditional(self, n: int, kept: Tensor | None, y: Tensor | None) -> Conditional:
+        """The distribution of n rows of z given the kept half, parameters (n, P, numbers)."""
+        return Conditional(self.observation, self._numbers(kept, y, FINE).expand(n, -1, -1))
 
 
 class IntegerFlow(nn.Module):
@@ -206,14 +206,33 @@ class IntegerFlow(nn.Module):
 
     def sample(self, n: int, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """n draws, (n, *shape) int64: the last level's z first, what left the earlier ones given what they kept."""
-        y = self._context(y, FINE)
         us = noise.uniform((2, self.space.dims), dtype=FINE).split([base.size for base in self.bases], 2)
-        x = torch.zeros(n, 0)
         with torch.no_grad():
-            for level, base, u in reversed(list(zip(self.trunk.levels, self.bases, us, strict=True))):
-                x = base.sample(u, None, y) if base is self.bases[-1] else torch.cat([x, base.sample(u, x, y)], 1)
-                x = level.inverse(x, y)
-        return x.long().reshape(-1, *self.space.shape)
+            walk = self.factors(n, y)
+            each = next(walk)
+            for u in us[:0:-1]:
+                each = walk.send(each.sample(u))
+            try:
+                walk.send(each.sample(us[0]))
+            except StopIteration as end:
+                return end.value
+        raise AssertionError("a walk over the levels ends with the first")
+
+    def factors(self, n: int, y: Tensor | None = None) -> Generator[Conditional, Tensor, Tensor]:
+        """For n rows: yields each level's distribution, the last level's first, takes its z (n, 1, S); returns x."""
+        y = self._context(y, FINE)
+        x: Tensor | None = None
+        for level, base in reversed(list(zip(self.trunk.levels, self.bases, strict=True))):
+            z = (yield base.conditional(n, x, y)).to(FINE).reshape(-1, *base.shape)
+            x = level.inverse(z if x is None else torch.cat([x, z], 1), y)
+        return x.long().reshape(-1, *self.space.shape)  # ty: ignore[unresolved-attribute]
+
+    def factor_values(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
+        """z of every level of x, (B, 1, S) int64, in the order in which `factors` takes them."""
+        with torch.no_grad():
+            scales = self._scales(self._floats(x, FINE), self._context(y, FINE))
+        parts = [each[:, each.shape[1] - base.shape[0] :] for base, each in zip(self.bases, scales, strict=True)]
+        return [part.flatten(1)[:, None].long() for part in reversed(parts)]
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """log P(x), or log P(x given y), (B,) in nats."""

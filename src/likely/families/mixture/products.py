@@ -222,6 +222,14 @@ class CategoricalMixture(_Products):
         # as if the levels were ordered: this only starts EM
         return self.space.centred(x, torch.float64).flatten(1)  # ty: ignore[missing-attribute]
 
+    def to_sites(self, x: Tensor) -> Tensor:
+        """(B, *shape) to (B, 1, sites), the order in which `step` takes them."""
+        return x.reshape(x.shape[0], 1, self.sites)
+
+    def from_sites(self, x: Tensor) -> Tensor:
+        """(B, 1, sites) to (B, *shape)."""
+        return x.reshape(x.shape[0], *self.space.shape)
+
     def start(self, n: int, y: Tensor | None = None) -> tuple[State, Conditional]:
         """The state before the first site, and that site's distribution."""
         log_theta = self._log_theta()

@@ -43,6 +43,16 @@ class StandardNormal(NamedTuple):
 
     like: Tensor
 
+    @property
+    def mean(self) -> Tensor:
+        """Zero, (1, L)."""
+        return self.like.new_zeros(1, *self.like.shape[1:])
+
+    @property
+    def log_var(self) -> Tensor:
+        """Zero, (1, L)."""
+        return self.mean
+
     def log_prob(self, z: Tensor) -> Tensor:
         """log density of z (n, L), (n,)."""
         return -0.5 * (z.square() + LOG_2PI).sum(-1)

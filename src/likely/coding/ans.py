@@ -1,0 +1,176 @@
+"""One stack coder: interleaved range asymmetric numeral systems, with integer tables only.
+
+"Asymmetric numeral systems" (Duda, 2014); interleaving as in "Interleaved entropy coders" (Giesen, 2014). A stack is
+one big integer: `push` makes it log2(2^24 / frequency) bits longer, `pop` is the exact inverse, so what is pushed last
+is popped first. A lane has a state s in [2^32, 2^64):
+
+    push    if s >= frequency 2^40: move its low 32 bits to the words;
+            s = (s // frequency) 2^24 + s mod frequency + start
+    pop     c = s mod 2^24, the symbol whose interval holds c;   s = frequency (s // 2^24) + c - start;
+            if s < 2^32: take a word in below its bits
+
+Symbol i of a vector belongs to lane i mod L; the lanes share the words. All L lanes move in one step of NumPy.
+
+A stack that is popped empty where it was made with `borrowing` goes on with pseudorandom bits: what a bits-back coder
+starts from. They are the same for every file, so they need not stand in it, and who decodes checks that they came
+back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from likely.coding import plain
+from likely.coding.plain import LOW, Underflow
+from likely.coding.tables import PRECISION, TOTAL, Ints, Listed, Table
+
+MOST_LANES = 4096
+FEW = 32
+"""Up to so many lanes plain integers are faster, for tables that are listed."""
+_U32, _U24 = np.uint64(32), np.uint64(PRECISION)
+_UPPER = np.uint64(64 - PRECISION)
+_WORD, _SLOT = np.uint64(LOW - 1), np.uint64(TOTAL - 1)
+
+
+class Stack:
+    """L lanes over one stack of 32-bit words. `borrowing` names the pseudorandom bits below the bottom, if any."""
+
+    def __init__(self, lanes: int = 1, borrowing: str | None = None) -> None:
+        if not 1 <= lanes <= MOST_LANES:
+            raise ValueError(f"lanes is {lanes}; accepts 1 .. {MOST_LANES}")
+        self.lanes, self.borrowing, self.borrowed = lanes, borrowing, 0
+        self._state = self._first()
+        self._words = np.empty(1024, np.uint32)
+        self._count = 0
+
+    @property
+    def bits(self) -> int:
+        """The length of `to_bytes`, in bits."""
+        return 16 + 64 * self.lanes + 32 * self._count
+
+    def push(self, start: Ints, frequency: Ints) -> None:
+        """Put symbols, given by their intervals (N,), on top: the first of them will be popped first."""
+        if self.lanes <= FEW:
+            states, words = self._state.tolist(), []
+            plain.push(states, words, start.tolist(), frequency.tolist())
+            self._state[:] = states
+            return self._extend(np.array(words, np.uint32))
+        first, count, size = start.astype(np.uint64), frequency.astype(np.uint64), self.lanes
+        for low in range((len(start) - 1) // size * size, -1, -size):
+            f = count[low : low + size]
+            s = self._state[: len(f)]
+            full = (s >> _UPPER) >= f
+            if full.any():
+                self._extend((s[full] & _WORD).astype(np.uint32))
+                s = np.where(full, s >> _U32, s)
+            whole, rest = np.divmod(s, f)
+            self._state[: len(f)] = (whole << _U24) + rest + first[low : low + size]
+
+    def pop(self, table: Table) -> Ints:
+        """Take as many symbols off the top as the table has rows, (N,). Raises `Underflow` where there are none."""
+        if self.lanes <= FEW and isinstance(table, Listed):
+            return self._pop_few(table)
+        n, size = len(table), self.lanes
+        symbols = np.empty(n, np.int64)
+        for low in range(0, n, size):
+            part = table if n <= size else table.rows(slice(low, low + size))
+            s = self._state[: len(part)]
+            c = (s & _SLOT).astype(np.int64)
+            symbol = part.find(c)
+            start, frequency = part.interval(symbol)
+            s = frequency.astype(np.uint64) * (s >> _U24) + (c - start).astype(np.uint64)
+            short = s < np.uint64(LOW)
+            if short.any():
+                s[short] = (s[short] << _U32) | self._take(int(short.sum()))
+            self._state[: len(part)] = s
+            symbols[low : low + size] = symbol
+        return symbols
+
+    def _pop_few(self, table: Listed) -> Ints:
+        """`pop` in plain integers, given as many words as there could be use for: one a symbol."""
+        have, spare = min(len(table), self._count), 0
+        words = self._words[self._count - have : self._count].tolist()
+        if self.borrowing is not None:
+            spare = len(table) - have
+            words = self._borrow(self.borrowed, self.borrowed + spare).tolist() + words
+        states = self._state.tolist()
+        symbols = plain.pop(states, words, table.cumulative.tolist())
+        self._state[:] = states
+        unused = min(spare, len(words))
+        self.borrowed += spare - unused
+        self._count += len(words) - unused - have  # what is left of the words stands where it was
+        return np.array(symbols, np.int64)
+
+    def is_empty(self) -> bool:
+        """Whether it is as it was when made: nothing on it, and every borrowed bit given back."""
+        back = self._words[: self._count]
+        return bool(
+            np.array_equal(self._state, self._first())
+            and (self._count == 0 or self.borrowing is not None)
+            and np.array_equal(back, self._borrow(0, self._count))
+        )
+
+    def to_bytes(self) -> bytes:
+        """Little endian: the number of lanes (u16), their states (u64), the words from the bottom on (u32)."""
+        words = self._words[: self._count]
+        return struct.pack("<H", self.lanes) + self._state.astype("<u8").tobytes() + words.astype("<u4").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, borrowing: str | None = None) -> Stack:
+        """What `to_bytes` wrote. Raises `ValueError` for bytes that it cannot have written."""
+        lanes = int.from_bytes(data[:2], "little")
+        body = len(data) - 2 - 8 * lanes
+        if len(data) < 2 or not 1 <= lanes <= MOST_LANES or body < 0 or body % 4:
+            raise ValueError(f"{len(data)} bytes hold no stack of {lanes} lanes")
+        stack = cls(lanes, borrowing)
+        stack._state = np.frombuffer(data, "<u8", lanes, 2).astype(np.uint64)
+        if (stack._state < np.uint64(LOW)).any():
+            raise ValueError("a lane has a state below 2^32")
+        stack._words = np.frombuffer(data, "<u4", offset=2 + 8 * lanes).astype(np.uint32)
+        stack._count = len(stack._words)
+        return stack
+
+    def _first(self) -> NDArray[np.uint64]:
+        """The states that lanes start from: 2^32, with random bits below it where the stack borrows."""
+        low = (
+            np.zeros(self.lanes, np.uint64)
+            if self.borrowing is None
+            else pseudorandom(self.borrowing + "/lanes", self.lanes)
+        )
+        return low.astype(np.uint64) | np.uint64(LOW)
+
+    def _extend(self, words: NDArray[np.uint32]) -> None:
+        end = self._count + len(words)
+        if end > len(self._words):
+            longer = np.empty(2 * end, np.uint32)
+            longer[: self._count] = self._words[: self._count]
+            self._words = longer
+        self._words[self._count : end] = words
+        self._count = end
+
+    def _take(self, count: int) -> NDArray[np.uint32]:
+        """The topmost words, in the order in which they were put there."""
+        have = min(count, self._count)
+        self._count -= have
+        words = self._words[self._count : self._count + have]
+        if have == count:
+            return words
+        if self.borrowing is None:
+            raise Underflow("the stack is empty, and more was asked of it")
+        self.borrowed += count - have
+        return np.concatenate([self._borrow(self.borrowed - (count - have), self.borrowed), words])
+
+    def _borrow(self, low: int, high: int) -> NDArray[np.uint32]:
+        """The words at depths low .. high - 1 below the bottom, the deepest first."""
+        if high == low:
+            return np.empty(0, np.uint32)
+        return pseudorandom(str(self.borrowing), high)[low:][::-1]
+
+
+def pseudorandom(name: str, count: int) -> NDArray[np.uint32]:
+    """The first `count` words of the endless sequence `name`: SHAKE-128, the same everywhere."""
+    return np.frombuffer(hashlib.shake_128(name.encode()).digest(4 * count), "<u4").astype(np.uint32)

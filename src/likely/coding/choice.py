@@ -1,0 +1,65 @@
+"""Which scheme serves which model, and why none serves the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from likely.coding.errors import CorruptHeader
+from likely.coding.header import Coding
+from likely.coding.latent import FEW_ROWS, BitsBack, Lattice, TwoPart, why_not
+from likely.coding.programs import Factored
+from likely.coding.schemes import Scheme, Sequential
+from likely.coding.tables import MOST
+from likely.logprob import scoring
+from likely.space import Integers
+from likely.verbs import Latent, Ordered, has, name_of, verbs
+
+SEQUENTIAL, LATENT = (Sequential,), (TwoPart, BitsBack)
+
+
+def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
+    """The schemes that serve a model, at least one. Raises `TypeError` saying why where none does."""
+    space, condition = model.space, model.condition
+    what = f"compress needs a model whose numbers can be coded; {name_of(model)}"
+    if not isinstance(space, Integers):
+        raise TypeError(f"{what} lives in {space}, and only Integers have code lengths")
+    if space.levels > MOST:
+        raise TypeError(f"{what} has {space.levels} levels; accepts at most {MOST}")
+    if condition is not None and not (isinstance(condition, Integers) and not condition.shape):
+        raise TypeError(f"{what} is conditioned on {condition}; only labels can be written into a file")
+    if has(model, Ordered) or isinstance(model, Factored):
+        return SEQUENTIAL
+    if has(model, Latent):
+        with scoring(model):
+            lacks = why_not(model)
+        if not lacks:
+            return LATENT
+        raise TypeError(f"{what} is Latent, but {lacks}")
+    can = ", ".join(verbs(model)) or "nothing that likely.verbs knows"
+    raise TypeError(f"{what} is {can}; accepts Ordered, Latent with normal posteriors, or an integer flow")
+
+
+def scheme_for(model: Any, rows: int, group: int | None = None, name: str | None = None) -> Scheme:
+    """The scheme for so many rows of a model; `name` asks for one of those that serve it."""
+    known = {scheme.name: scheme for scheme in schemes_of(model)}
+    if name is not None and name not in known:
+        raise ValueError(f"scheme is {name!r}; {name_of(model)} accepts {', '.join(known)}")
+    if SEQUENTIAL[0].name in known:
+        return Sequential(model, min(group or 64, rows))
+    few = rows < FEW_ROWS if name is None else name == TwoPart.name
+    with scoring(model):
+        # every group borrows once, so groups grow with the rows: their initial bits stay some thousandths of the whole
+        return TwoPart(model, min(group or 64, rows)) if few else BitsBack(model, group or min(max(rows // 64, 1), 64))
+
+
+def scheme_of(model: Any, coding: Coding) -> Scheme:
+    """The scheme that a file's header names. Raises `CorruptHeader` where it is none of the model's."""
+    known = {scheme.name: scheme for scheme in schemes_of(model)}
+    if coding.scheme not in known:
+        raise CorruptHeader(f"its scheme is {coding.scheme!r}; {name_of(model)} is coded as {', '.join(known)}")
+    if coding.scheme == Sequential.name:
+        return Sequential(model, coding.group)
+    if coding.fine is None or coding.reach is None or Lattice(coding.fine, coding.reach).size > MOST:
+        raise CorruptHeader(f"its latents are on a grid of {coding.fine} bits up to {coding.reach}")
+    latent = BitsBack if coding.scheme == BitsBack.name else TwoPart
+    return latent(model, coding.group, Lattice(coding.fine, coding.reach))

@@ -1,0 +1,357 @@
+"""A model as a codec: rows to bytes and back, and never other rows than those that went in.
+
+    codec = Codec(model)
+    blob = codec.compress(x)            # bytes of an .lkz file
+    x = codec.decompress(blob)          # exactly x, or an error
+
+What is checked on the way back, in this order: the file's magic, version, header and index; that this is the model
+that wrote it; that this machine works out the same tables (a fingerprint of a probe that is popped from pseudorandom
+bits); each chunk's checksum; that the coder ends where it began; the content's hash.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from likely.coding import container
+from likely.coding.ans import Stack
+from likely.coding.choice import scheme_for, scheme_of
+from likely.coding.container import Archive, Chunk, Kind
+from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, ModelMismatch, NumericsMismatch
+from likely.coding.header import (
+    Coding,
+    Content,
+    Header,
+    Numerics,
+    Written,
+    canonical,
+    content_hash,
+    dtype_of,
+    header_of,
+    model_hash,
+)
+from likely.coding.schemes import Scheme
+from likely.logprob import check_condition, log_prob, scoring
+from likely.space import Integers
+from likely.verbs import name_of
+
+LIMIT = 1 << 28
+"""Numbers in a file, unless a codec is made with another limit."""
+
+
+class Rows(NamedTuple):
+    """What was in a file."""
+
+    x: Tensor
+    y: Tensor | None
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the bits of a file went; all of them are bits of a real file that was decoded again."""
+
+    rows: int
+    dims: int
+    nll: float
+    """-log2 p of all rows under the model, in bits; `kind` says whether it is exact (=) or a bound's (<=)."""
+    kind: str
+    coded: int
+    """Bits of the chunks with rows, `initial` among them."""
+    initial: int
+    """Bits that bits-back had to borrow before the first row."""
+    header: int
+    """All other bits: header, index, footer, notes."""
+    raw: int
+    """Bits of the chunks that are stored as they are."""
+
+    @property
+    def bits_per_dim(self) -> float:
+        """Bits of the whole file over the numbers in it."""
+        return (self.coded + self.header) / (self.rows * self.dims)
+
+    @property
+    def overhead(self) -> float:
+        """The share by which the coded bits exceed the model's own."""
+        return self.coded / self.nll - 1
+
+    def __str__(self) -> str:
+        n = self.rows * self.dims
+        return (
+            f"{self.bits_per_dim:.4f} bits/dim in the file: {self.coded / n:.4f} coded ({self.initial / n:.4f} of them "
+            f"initial bits), {self.header / n:.4f} header; the model says {self.kind} {self.nll / n:.4f}"
+        )
+
+
+class Codec:
+    """Lossless compression of a model's rows. Raises `TypeError` where the model has no verb that serves.
+
+    The model is copied and used in float64 on the CPU. `scheme` is sequential for `Ordered` models and integer flows;
+    for latent models bits-back, or two-part, which is chosen for fewer than 20 rows. `group` rows are coded together
+    (64, or what suits the scheme; fewer where there are fewer rows), `chunk` rows make a chunk that can be decoded by
+    itself. `limit` is the largest number of numbers that a file may hold.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scheme: str | None = None,
+        group: int | None = None,
+        chunk: int | None = None,
+        limit: int = LIMIT,
+    ) -> None:
+        for name, value in (("group", group), ("chunk", chunk)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} is {value!r}; accepts a number of rows, 1 or more")
+        scheme_for(model, 1, name=scheme)
+        self.hash = model_hash(model)
+        self.model: Any = copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False)
+        self.space: Integers = self.model.space
+        self.scheme, self.group, self.chunk, self.limit = scheme, group, chunk, limit
+        self._fingerprints: dict[Coding, str] = {}
+
+    # Bytes --------------------------------------------------------------------------------------------------------
+
+    def compress(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        verify: bool = True,
+        notes: Mapping[str, Any] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> bytes:
+        """An .lkz file that holds the rows x (n, *shape), and the labels y of a conditional model.
+
+        With `verify` every chunk is decoded again, in batches of another size, before it counts; rows that do not come
+        back, or would not become smaller, are stored as they are. `notes` are kept with the file (JSON values).
+        `progress` is called with the rows done. Raises `ValueError` or `TypeError` naming x or y.
+        """
+        x, y, n = self._checked(x, y)
+        scheme = scheme_for(self.model, n, self.group, self.scheme)
+        chunks = []
+        with scoring(self.model):
+            for part in self._parts(n, scheme):
+                chunks.append(self._chunk(scheme, x[part], None if y is None else y[part], verify))
+                if progress is not None:
+                    progress(part.stop)
+        if notes:
+            chunks.append(container.notes(notes))
+        header = Header(
+            coding=scheme.coding,
+            content=Content(
+                rows=n,
+                sha256=content_hash(x, y, self.space, self.model.condition),
+                nll_bits=self._nll_bits(x, y),
+            ),
+            model=Written(family=name_of(self.model), sha256=self.hash),
+            numerics=Numerics(fingerprint=self.fingerprint(scheme.coding)),
+            space=self.space,
+        )
+        return container.write(header.to_json(), chunks)
+
+    def decompress(self, blob: bytes | memoryview, *, progress: Callable[[int], None] | None = None) -> Tensor:
+        """The rows x (n, *shape) in a file, uint8 where the levels fit. Raises what `likely.coding.errors` holds."""
+        return self.read(blob, progress=progress).x
+
+    def read(self, blob: bytes | memoryview, *, progress: Callable[[int], None] | None = None) -> Rows:
+        """Rows, labels and notes in a file."""
+        archive = container.read(blob)
+        header = self._header(archive)
+        scheme = scheme_of(self.model, header.coding)
+        xs, ys, done = [], [], 0
+        with scoring(self.model):
+            for number, entry in enumerate(archive.entries):
+                if entry.kind is Kind.NOTES:
+                    continue
+                x, y = self._rows(scheme, number, entry.kind, entry.rows, archive.chunk(number))
+                xs.append(x)
+                ys.append(y)
+                done += entry.rows
+                if progress is not None:
+                    progress(done)
+        x, y = torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
+        if content_hash(x, y, self.space, self.model.condition) != header.content.sha256:
+            raise DecodeMismatch("what was decoded is not what was put in: the content's hash differs")
+        return Rows(x, y, archive.notes())
+
+    # Files --------------------------------------------------------------------------------------------------------
+
+    def compress_file(self, source: str | Path, target: str | Path, **options: Any) -> Path:
+        """Compress the rows in a .npy file, or `x` (and `y`) in an .npz, to `target`, which is whole or not there."""
+        with open(source, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            x, y = (arrays, None) if isinstance(arrays, np.ndarray) else (arrays["x"], dict(arrays).get("y"))
+        blob = self.compress(x, None if self.model.condition is None else y, **options)
+        return replace(target, blob)
+
+    def decompress_file(self, source: str | Path, target: str | Path, **options: Any) -> Path:
+        """The rows in an .lkz file to an .npz with `x` (and `y`)."""
+        return write_npz(target, self.read(Path(source).read_bytes(), **options), self.space)
+
+    # What it costs ------------------------------------------------------------------------------------------------
+
+    def expected_bits(self, x: Any, y: Any = None) -> Tensor:
+        """-log2 p of each row under the model itself, (n,); for latent models of one draw of its bound."""
+        x, y, _ = self._checked(x, y)
+        return -log_prob(self.model, x, y).nats / math.log(2)
+
+    def report(self, x: Any, y: Any = None) -> Report:
+        """Compress x, decompress it, and say where the bits went."""
+        x, y, n = self._checked(x, y)
+        blob = self.compress(x, y)
+        self.read(blob)
+        archive = container.read(blob)
+        scheme = scheme_of(self.model, header_of(archive).coding)
+        coded = [8 * e.size for e in archive.entries if e.kind is not Kind.NOTES]
+        raw = [8 * e.size for e in archive.entries if e.kind is Kind.RAW]
+        with scoring(self.model):
+            initial = sum(self._initial(scheme, x, y, part) for part in self._parts(n, scheme))
+        reading = log_prob(self.model, x, y)
+        return Report(
+            rows=n,
+            dims=self.space.dims,
+            nll=float(-reading.nats.sum() / math.log(2)),
+            kind=reading.kind.of_bits,
+            coded=sum(coded),
+            initial=initial,
+            header=8 * len(blob) - sum(coded),
+            raw=sum(raw),
+        )
+
+    def fingerprint(self, coding: Coding) -> str:
+        """The first 8 bytes of a hash of what this machine decodes from pseudorandom bits: a probe of all tables."""
+        if coding not in self._fingerprints:
+            scheme = scheme_of(self.model, coding)
+            stack = Stack(4, "likely/probe")
+            with scoring(self.model):
+                x, _ = scheme.decode(stack, min(4, coding.group))
+            digest = hashlib.sha256(canonical(x, self.space).tobytes() + stack.to_bytes())
+            self._fingerprints[coding] = digest.hexdigest()[:16]
+        return self._fingerprints[coding]
+
+    # Parts of it --------------------------------------------------------------------------------------------------
+
+    def _checked(self, x: Any, y: Any) -> tuple[Tensor, Any, int]:
+        x = self.space.check(x, "x")
+        n = self.space.len(x)
+        if not n:
+            raise ValueError("x is empty; accepts one row or more")
+        if n * self.space.dims > self.limit:
+            raise ValueError(f"x has {n * self.space.dims:,} numbers; accepts {self.limit:,} (limit) or fewer")
+        y = check_condition(self.model, y, n)
+        return x.cpu(), None if y is None else y.cpu(), n
+
+    def _parts(self, n: int, scheme: Scheme) -> list[slice]:
+        size = self.chunk or scheme.chunk
+        return [slice(low, min(low + size, n)) for low in range(0, n, size)]
+
+    def _chunk(self, scheme: Scheme, x: Tensor, y: Any, verify: bool) -> Chunk:
+        raw = canonical(x, self.space).tobytes()
+        if y is not None:
+            raw += canonical(y, self.model.condition).tobytes()
+        data = scheme.encode(x, y).to_bytes()
+        if len(data) < len(raw) and (not verify or self._comes_back(scheme, data, x, y)):
+            return Chunk(Kind.MODEL, len(x), data)
+        return Chunk(Kind.RAW, len(x), raw)
+
+    def _comes_back(self, scheme: Scheme, data: bytes, x: Tensor, y: Any) -> bool:
+        """Whether a chunk decodes to its rows when the model sees batches of another size."""
+        try:
+            found, labels = self._decoded(scheme.sized(scheme.group + 1), 0, data, len(x))
+        except CorruptChunk:
+            return False
+        return torch.equal(found.to(x.dtype), x) and (y is None or torch.equal(labels, y))
+
+    def _rows(self, scheme: Scheme, number: int, kind: Kind, rows: int, data: bytes) -> tuple[Tensor, Any]:
+        if kind is Kind.MODEL:
+            x, y = self._decoded(scheme, number, data, rows)
+            return torch.from_numpy(canonical(x, self.space)), y
+        of_x, condition = np.dtype(dtype_of(self.space)), self.model.condition
+        of_y, size = np.dtype(dtype_of(condition or self.space)), rows * self.space.dims * of_x.itemsize
+        if len(data) != size + (0 if condition is None else rows * of_y.itemsize):
+            raise CorruptChunk(number, f"{len(data)} bytes cannot hold {rows} rows of {self.space}")
+        x = np.frombuffer(data, of_x, rows * self.space.dims).reshape(rows, *self.space.shape)
+        y = None if condition is None else torch.from_numpy(np.frombuffer(data, of_y, offset=size).astype(np.int64))
+        if x.max() >= self.space.levels:
+            raise CorruptChunk(number, f"it holds {x.max()}; {self.space} has {self.space.levels} levels")
+        return torch.from_numpy(x.copy()), y
+
+    def _decoded(self, scheme: Scheme, number: int, data: bytes, rows: int) -> tuple[Tensor, Any]:
+        try:
+            stack = Stack.from_bytes(data, scheme.borrowing)
+            x, y = scheme.decode(stack, rows)
+        except ValueError as error:  # bytes that are no stack, a stack that ends too early
+            raise CorruptChunk(number, str(error)) from error
+        if not stack.is_empty():
+            raise CorruptChunk(number, "the coder does not end where it began")
+        return x, y
+
+    def _initial(self, scheme: Scheme, x: Tensor, y: Any, part: slice) -> int:
+        stack = scheme.encode(x[part], None if y is None else y[part])
+        return 32 * stack.borrowed
+
+    def _nll_bits(self, x: Tensor, y: Any) -> int:
+        return round(float(-log_prob(self.model, x, y).nats.sum() / math.log(2)))
+
+    def _header(self, archive: Archive) -> Header:
+        header = header_of(archive)
+        rows = sum(entry.rows for entry in archive.entries if entry.kind is not Kind.NOTES)
+        if rows != header.content.rows:
+            raise CorruptHeader(f"its chunks have {rows} rows, its header says {header.content.rows}")
+        have = self.space
+        if header.model.sha256 != self.hash:
+            what = f": it was written by a model of family {header.model.family} over {header.space}"
+            raise ModelMismatch(
+                header.model.sha256, self.hash, f"{what}, this one is a {name_of(self.model)} over {have}"
+            )
+        if header.space != have:
+            raise CorruptHeader(f"its space is {header.space}, its model's {have}")
+        if max(rows, header.coding.group) * have.dims > self.limit:
+            raise CorruptHeader(f"it holds {rows:,} rows of {have}; accepts {self.limit:,} numbers (limit) or fewer")
+        found = self.fingerprint(header.coding)
+        if found != header.numerics.fingerprint:
+            raise NumericsMismatch(
+                f"this machine works out other tables ({found}) than the one that wrote the file "
+                f"({header.numerics.fingerprint}, profile {header.numerics.profile}); decode it on a machine like that"
+            )
+        return header
+
+
+def write_npz(target: str | Path, rows: Rows, space: Integers) -> Path:
+    """Rows as an .npz with `x` and, where there are labels, `y`; whole or not there."""
+    arrays = {"x": canonical(rows.x, space)} | ({} if rows.y is None else {"y": rows.y.numpy()})
+    return replace(target, lambda file: np.savez_compressed(file, **arrays))  # ty: ignore[invalid-argument-type]
+
+
+def replace(target: str | Path, content: bytes | Callable[[Any], None]) -> Path:
+    """Write a file under a temporary name beside `target`, and rename it when all of it is on the disk."""
+    target = Path(target)
+    file, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(file, "wb") as out:
+            if callable(content):
+                content(out)
+            else:
+                out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return target

@@ -1,0 +1,190 @@
+"""The file `.lkz`: what is inside, with which model, and whether it is whole. Little endian.
+
+    magic       8 bytes     89 'L' 'K' 'Z' 0D 0A 1A 0A: a text mode, a seventh bit or a transfer that meddles shows here
+    fixed       12          u16 version, u16 flags (none yet), u32 length of the header, u32 CRC-32 of the header
+    header      ~110        JSON with sorted keys, deflated with a dictionary of the usual keys
+    chunks                  one after the other
+    index       12 a chunk  u32 rows, with the kind of the chunk in the top two bits; u32 bytes; u32 CRC-32 of the bytes
+    footer      20          u64 where the index begins, u32 CRC-32 of the index and of this offset, the magic backwards
+
+Chunks are rows coded with the model, rows as they are (where coding would not make them smaller), or notes: JSON that
+decoding does not need. CRC-32 is zlib's. Nothing in a file is a path, a name of code or a pickle; no length in it is
+believed before it fits.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from likely.coding.errors import CorruptChunk, CorruptHeader, NotACodecFile, UnsupportedVersion
+
+MAGIC = b"\x89LKZ\r\n\x1a\n"
+VERSION = 1
+_FIXED, _ENTRY, _FOOTER = struct.Struct("<HHII"), struct.Struct("<III"), struct.Struct("<QI")
+MOST_HEADER = 1 << 16
+"""Bytes of a header, inflated."""
+MOST_NOTES = 1 << 26
+_USUAL = (
+    b'{"coding":{"coder":"ans24","fine":4,"group":64,"reach":8,"scheme":"bits-back","scheme":"sequential"},'
+    b'"content":{"rows":10000,"sha256":"},"model":{"family":"integer-flow","family":"mixture","family":"autoregressive'
+    b'","sha256":"},"numerics":{"fingerprint":"","grid":256,"profile":"f64"},"space":{"kind":"integers","levels":256,'
+    b'"shape":[1,28,28]}}'
+)
+
+
+class Kind(IntEnum):
+    """What a chunk is."""
+
+    MODEL = 0
+    RAW = 1
+    NOTES = 2
+
+
+class Chunk(NamedTuple):
+    """A number of rows, and the bytes that hold them."""
+
+    kind: Kind
+    rows: int
+    data: bytes
+
+
+class Entry(NamedTuple):
+    """A chunk's line in the index, and where it begins."""
+
+    kind: Kind
+    rows: int
+    size: int
+    crc: int
+    start: int
+
+
+def write(header: Mapping[str, Any], chunks: Iterable[Chunk]) -> bytes:
+    """A file."""
+    text = _deflated(json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+    out = bytearray(MAGIC + _FIXED.pack(VERSION, 0, len(text), zlib.crc32(text)) + text)
+    index = bytearray()
+    for chunk in chunks:
+        if chunk.rows >= 1 << 30 or len(chunk.data) >= 1 << 32:
+            raise ValueError(
+                f"a chunk has {chunk.rows} rows in {len(chunk.data)} bytes; accepts less than 2^30 in 2^32"
+            )
+        index += _ENTRY.pack(chunk.rows | chunk.kind << 30, len(chunk.data), zlib.crc32(chunk.data))
+        out += chunk.data
+    where = struct.pack("<Q", len(out))
+    return bytes(out + index + where + struct.pack("<I", zlib.crc32(bytes(index) + where)) + MAGIC[::-1])
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file that has been opened: header and index are whole; chunks are checked when they are asked for."""
+
+    header: dict[str, Any]
+    entries: tuple[Entry, ...]
+    data: memoryview
+    overhead: int
+    """Bytes of everything but the chunks."""
+
+    def chunk(self, number: int) -> bytes:
+        """The bytes of a chunk; raises `CorruptChunk` where one of them differs."""
+        entry = self.entries[number]
+        data = bytes(self.data[entry.start : entry.start + entry.size])
+        if zlib.crc32(data) != entry.crc:
+            raise CorruptChunk(number, "its checksum does not fit")
+        return data
+
+    def notes(self) -> dict[str, Any]:
+        """What the notes say, all together."""
+        found: dict[str, Any] = {}
+        for number, entry in enumerate(self.entries):
+            if entry.kind is Kind.NOTES:
+                try:
+                    found |= _json(_inflated(self.chunk(number), MOST_NOTES))
+                except CorruptHeader as error:
+                    raise CorruptChunk(number, str(error)) from error
+        return found
+
+
+def notes(record: Mapping[str, Any]) -> Chunk:
+    """A chunk of notes."""
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    if len(text) > MOST_NOTES:
+        raise ValueError(f"notes would have {len(text):,} bytes; accepts {MOST_NOTES:,}")
+    return Chunk(Kind.NOTES, 0, _deflated(text))
+
+
+def read(data: bytes | memoryview) -> Archive:
+    """Open a file: magic, version, header, index and footer are checked, and that every byte belongs to one of them.
+
+    Raises `NotACodecFile`, `UnsupportedVersion` or `CorruptHeader`.
+    """
+    view = memoryview(data)
+    begin = len(MAGIC) + _FIXED.size
+    if bytes(view[: len(MAGIC)]) != MAGIC:
+        raise NotACodecFile(f"it does not begin with the magic bytes of an .lkz file but with {bytes(view[:8])!r}")
+    if len(view) < begin:
+        raise CorruptHeader(f"it ends after {len(view)} bytes, within its header")
+    version, flags, size, crc = _FIXED.unpack(view[len(MAGIC) : begin])
+    if version != VERSION or flags:
+        raise UnsupportedVersion(f"version {version} with flags {flags:#x}; this likely reads version {VERSION}")
+    first = begin + size
+    tail = _FOOTER.size + len(MAGIC)
+    if first + tail > len(view):
+        raise CorruptHeader(f"it ends after {len(view)} bytes, within its header or index")
+    text = bytes(view[begin:first])
+    if zlib.crc32(text) != crc:
+        raise CorruptHeader("the header's checksum does not fit")
+    end = len(view) - tail
+    where, crc = _FOOTER.unpack(view[end : end + _FOOTER.size])
+    if bytes(view[-len(MAGIC) :]) != MAGIC[::-1]:
+        raise CorruptHeader("it does not end as an .lkz file does: it was cut off, or something follows it")
+    if not first <= where <= end or (end - where) % _ENTRY.size:
+        raise CorruptHeader(f"its index cannot begin at byte {where}")
+    if zlib.crc32(view[where : end + 8]) != crc:
+        raise CorruptHeader("the index's checksum does not fit")
+    return Archive(
+        _json(_inflated(text, MOST_HEADER)), _entries(view, first, where, end), view, len(view) - where + first
+    )
+
+
+def _entries(view: memoryview, first: int, where: int, end: int) -> tuple[Entry, ...]:
+    entries, start = [], first
+    for rows, size, crc in _ENTRY.iter_unpack(view[where:end]):
+        if rows >> 30 not in tuple(Kind):
+            raise CorruptHeader(f"a chunk is of kind {rows >> 30}; accepts {', '.join(map(str, map(int, Kind)))}")
+        entries.append(Entry(Kind(rows >> 30), rows & (1 << 30) - 1, size, crc, start))
+        start += size
+    if start != where:
+        raise CorruptHeader(f"its chunks end at byte {start}, its index begins at {where}")
+    return tuple(entries)
+
+
+def _deflated(text: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=_USUAL)
+    return packer.compress(text) + packer.flush()
+
+
+def _inflated(data: bytes, most: int) -> bytes:
+    unpacker = zlib.decompressobj(-15, zdict=_USUAL)
+    try:
+        text = unpacker.decompress(data, most)
+    except zlib.error as error:
+        raise CorruptHeader(f"its JSON cannot be inflated: {error}") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise CorruptHeader(f"its JSON does not end where it should, or is longer than {most:,} bytes")
+    return text
+
+
+def _json(text: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptHeader(f"its JSON cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise CorruptHeader(f"its JSON is {type(record).__name__}, not an object")
+    return record

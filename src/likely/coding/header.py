@@ -1,0 +1,134 @@
+"""What a file says of itself: the fields of the header, and the hashes in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from likely.coding.container import Archive
+from likely.coding.errors import CorruptHeader, UnsupportedVersion
+from likely.space import AnySpace, Integers, to_json
+from likely.verbs import name_of
+
+CODER = "ans24"
+"""The coder and its tables: 24-bit frequencies on 64-bit states with 32-bit words."""
+PROFILES = ("f64",)
+"""Numeric profiles that this version knows. f64: the model in float64, its parameters rounded to 2^-8."""
+MOST_GROUP = 4096
+
+_Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Coding(_Part):
+    """How rows became bits."""
+
+    scheme: str
+    coder: str = CODER
+    group: Annotated[int, Field(ge=1, le=MOST_GROUP)]
+    """Rows that are coded together."""
+    fine: Annotated[int | None, Field(ge=0, le=12)] = None
+    """Latents: they are coded on a grid of 2^-fine."""
+    reach: Annotated[int | None, Field(ge=1, le=2**12)] = None
+    """Latents: the grid covers [-reach, reach]."""
+
+
+class Content(_Part):
+    """What is inside."""
+
+    rows: Annotated[int, Field(ge=1, le=2**40)]
+    sha256: _Hash
+    """The first half of the SHA-256 of all rows, then all labels, as `canonical` lays them out."""
+    nll_bits: int | None = None
+    """-log2 p of all rows under the model (for latent models: a draw of its bound): what the payload is measured by."""
+
+
+class Written(_Part):
+    """With which model."""
+
+    family: str
+    sha256: _Hash
+
+
+class Numerics(_Part):
+    """In which arithmetic, and what came out of it on the machine that wrote the file."""
+
+    profile: str = "f64"
+    grid: int = 256
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+
+class Header(_Part):
+    """All of it."""
+
+    coding: Coding
+    content: Content
+    model: Written
+    numerics: Numerics
+    space: AnySpace
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, without fields that are not used."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def header_of(archive: Archive) -> Header:
+    """The header of a file; raises `CorruptHeader`, or `UnsupportedVersion` for a coder or profile of another time."""
+    try:
+        header = Header.model_validate_json(json.dumps(archive.header))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CorruptHeader(f"its field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if not isinstance(header.space, Integers):
+        raise CorruptHeader(f"its space is {header.space}; accepts Integers")
+    known = {"coder": (header.coding.coder, (CODER,)), "numeric profile": (header.numerics.profile, PROFILES)}
+    for name, (value, accepted) in known.items():
+        if value not in accepted:
+            raise UnsupportedVersion(f"its {name} is {value!r}; this likely knows {', '.join(accepted)}")
+    return header
+
+
+def canonical(x: Tensor, space: Integers) -> np.ndarray:
+    """Integers as the file's raw bytes have them: one, two or four bytes each, little endian."""
+    return np.ascontiguousarray(x.cpu().numpy()).astype(dtype_of(space))
+
+
+def dtype_of(space: Integers) -> str:
+    """The smallest unsigned type that holds the levels of a space."""
+    return "u1" if space.levels <= 1 << 8 else "<u2" if space.levels <= 1 << 16 else "<u4"
+
+
+def content_hash(x: Tensor, y: Tensor | None, space: Integers, condition: Integers | None) -> str:
+    """The first 16 bytes of the SHA-256 of rows and labels."""
+    digest = hashlib.sha256(canonical(x, space).data)
+    if y is not None and condition is not None:
+        digest.update(canonical(y, condition).data)
+    return digest.hexdigest()[:32]
+
+
+def model_hash(model: nn.Module) -> str:
+    """The first 16 bytes of a SHA-256 over config, spaces and weights, each as the float64 that it is worth."""
+    config: Any = getattr(model, "config", None)
+    about = {
+        "family": name_of(model),
+        "config": config.model_dump(mode="json") if hasattr(config, "model_dump") else None,
+        "space": to_json(model.space),  # ty: ignore[invalid-argument-type]
+        "condition": None if model.condition is None else to_json(model.condition),  # ty: ignore[invalid-argument-type]
+    }
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        kind = torch.float64 if tensor.dtype.is_floating_point else torch.int64
+        digest.update(f"{name} {kind} {tuple(tensor.shape)} ".encode())
+        digest.update(
+            tensor.detach().cpu().to(kind).contiguous().numpy().astype("<f8" if kind.is_floating_point else "<i8").data
+        )
+    return digest.hexdigest()[:32]

@@ -1,0 +1,146 @@
+"""Codecs as small programs over the stack: how rows of a model's space become pushes and pops.
+
+A scheme encodes rows to a stack and decodes a stack to rows. It works through them in groups of `group` rows and runs
+the model on batches of `size` >= `group` rows, filled up with the first; what comes out does not depend on `size` but
+for the last bits of floats, which is what checking in another shape is for.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from likely.coding.ans import MOST_LANES, Stack
+from likely.coding.header import Coding
+from likely.coding.programs import Interval, Program, intervals, ordered, padded, popped
+from likely.coding.tables import PRECISION, Uniform
+from likely.verbs import Ordered, has
+
+Progress = Callable[[int], None]
+_WASTE = 48
+"""Bits that a lane costs: the 32 below which its state may not sink, and 16 of the 64 that are unused on average."""
+_SHARE = 0.001
+"""The share of a stack that lanes may cost."""
+
+
+class Scheme(ABC):
+    """Rows to a stack and back. Abstract."""
+
+    name: str
+    borrowing: str | None = None
+
+    def __init__(self, model: Any, group: int) -> None:
+        self.model, self.group, self.size = model, group, group
+
+    @property
+    def coding(self) -> Coding:
+        """What the header says of it."""
+        return Coding(scheme=self.name, group=self.group)
+
+    @property
+    def chunk(self) -> int:
+        """Rows of a chunk, where nothing else was asked for: enough of them to pay for a lane a row of a group."""
+        return 16 * self.group
+
+    def sized(self, size: int) -> Self:
+        """The same scheme, running the model on batches of another size."""
+        other = copy.copy(self)
+        other.size = size
+        return other
+
+    @abstractmethod
+    def encode(self, x: Any, y: Any, progress: Progress | None = None) -> Stack:
+        """A stack that holds all rows; `progress` is called with the rows done."""
+
+    @abstractmethod
+    def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
+        """The n rows (x, y) that a stack holds, which is empty afterwards unless something was wrong."""
+
+    def groups(self, n: int) -> list[slice]:
+        """The rows of every group."""
+        return [slice(low, min(low + self.group, n)) for low in range(0, n, self.group)]
+
+    def labels(self, y: Any) -> list[Interval]:
+        """What labels take: each of the K as many bits as the others."""
+        return [] if y is None else [Uniform(len(y), self.model.condition.levels).interval(y.numpy().astype(np.int64))]
+
+    def popped_labels(self, stack: Stack, n: int) -> Any:
+        """The labels of n rows, where the model has a condition."""
+        if self.model.condition is None:
+            return None
+        return torch.from_numpy(stack.pop(Uniform(n, self.model.condition.levels)))
+
+    def full(self, rows: Any) -> Any:
+        """Rows (or None) filled up to the size of the batches that the model sees."""
+        return None if rows is None else padded(rows, self.size)
+
+
+class Sequential(Scheme):
+    """One group of numbers after the other, each given those before: autoregressive models, mixtures, integer flows.
+
+    The encoder walks in the decoder's steps, with the same cached states, so that both have the same tables.
+    """
+
+    name = "sequential"
+
+    def encode(self, x: Any, y: Any, progress: Progress | None = None) -> Stack:
+        found: list[Interval] = []
+        for part in self.groups(len(x)):
+            labels = None if y is None else y[part]
+            found += [*self.labels(labels), *self._intervals(x[part], labels)]
+            if progress is not None:
+                progress(part.stop)
+        stack = Stack(lanes_for(bits_of(found), max(len(start) for start, _ in found)))
+        for interval in reversed(found):
+            stack.push(*interval)
+        return stack
+
+    def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
+        xs, ys = [], []
+        for part in self.groups(n):
+            rows = part.stop - part.start
+            ys.append(self.popped_labels(stack, rows))
+            xs.append(popped(self._program(self.full(ys[-1])), stack, rows, self.size))
+            if progress is not None:
+                progress(part.stop)
+        return torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
+
+    def bits(self, x: Any, y: Any = None) -> Tensor:
+        """What the tables charge for each row, (n,) bits; the labels are not counted."""
+        rows = []
+        for part in self.groups(len(x)):
+            found = self._intervals(x[part], None if y is None else y[part])
+            each = [PRECISION - np.log2(frequency.reshape(part.stop - part.start, -1)) for _, frequency in found]
+            rows.append(torch.from_numpy(np.concatenate(each, 1).sum(1)))
+        return torch.cat(rows)
+
+    def _intervals(self, x: Any, y: Any) -> list[Interval]:
+        """The intervals of all numbers of a group's rows, in the order of decoding."""
+        condition = self.full(y)
+        return intervals(self._program(condition), self._values(self.full(x), condition), len(x))
+
+    def _program(self, y: Any) -> Program:
+        if has(self.model, Ordered):
+            return ordered(self.model, self.size, y)
+        return self.model.factors(self.size, y)
+
+    def _values(self, x: Any, y: Any) -> list[Tensor]:
+        if has(self.model, Ordered):
+            return list(self.model.to_sites(x).split(1, 2))
+        return self.model.factor_values(x, y)
+
+
+def lanes_for(bits: float, most: int) -> int:
+    """As many lanes as a stack of so many bits pays for, at most `most`, the longest vector that is pushed at once."""
+    return max(1, min(MOST_LANES, most, int(bits * _SHARE / _WASTE)))
+
+
+def bits_of(found: list[Interval]) -> float:
+    """What it takes to push them."""
+    return sum(float((PRECISION - np.log2(frequency)).sum()) for _, frequency in found)

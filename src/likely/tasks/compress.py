@@ -1,0 +1,242 @@
+"""Make it smaller: pictures or rows of data to one .lkz file, and back to exactly what they were."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from likely.coding import Codec, CodecError, ModelMismatch, Rows, container
+from likely.coding.codec import replace, write_npz
+from likely.coding.container import Archive, Kind
+from likely.coding.header import canonical, dtype_of, header_of, model_hash
+from likely.config.data import DataConfig
+from likely.data import Data, load
+from likely.data.images import SUFFIXES, decode, to_array
+from likely.space import Integers
+from likely.train import load_model
+from likely.verbs import takes_y
+
+EXACT = ("palette to RGB", "opaque alpha channel dropped", "turned as its EXIF orientation says", "1 bit to 0 and 255")
+"""What reading a picture may do to it without any pixel's colour changing."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows to compress; `names` are those of pictures, `refused` says of other files why they are not among them."""
+
+    x: Tensor
+    y: Tensor | None
+    names: list[str] | None
+    label: str
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def gather(
+    source: str | Path | Data,
+    model: Any,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    classes: tuple[str, ...] = (),
+) -> Inputs:
+    """Rows of the model's space from a picture, a folder of pictures, or one split of data (loaded, or to be loaded).
+
+    Pictures are taken as they are: one of another size, or with colours for a grey model, is refused, never resized or
+    converted; the others are taken all the same. A conditional model takes a picture's class from its folder's name.
+    Raises `ValueError` where nothing fits.
+    """
+    if isinstance(source, Data):
+        data = source
+    else:
+        path = Path(source).expanduser()
+        files = _pictures(path)
+        if files:
+            return _from_pictures(path, files[:limit], model, classes)
+        data = load(DataConfig(source=str(source)))
+    if data.space != model.space:
+        raise ValueError(f"inputs {data.name} live in {data.space}; the model's data in {model.space}")
+    rows = getattr(data, split)
+    x, y = model.space.take(rows.x, slice(0, limit)), None
+    if takes_y(model):
+        if rows.y is None:
+            raise ValueError(f"inputs {data.name} have no labels; this model needs them to code p(x given y)")
+        y = rows.y[:limit]
+    return Inputs(x, y, None, f"{data.name}, {split}")
+
+
+def _pictures(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix.lower() in SUFFIXES else []
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+
+
+def _from_pictures(path: Path, files: list[Path], model: Any, classes: tuple[str, ...]) -> Inputs:
+    space = model.space
+    if not isinstance(space, Integers) or len(space.shape) != 3 or space.shape[0] not in (1, 3) or space.levels != 256:
+        raise ValueError(f"inputs are pictures of 256 levels; the model's data are {space}")
+    arrays, labels, names, refused = [], [], [], {}
+    for file in files:
+        try:
+            arrays.append(_pixels(file, space))
+            if takes_y(model):
+                labels.append(_class_of(file, classes))
+            names.append(file.name if file == path else file.relative_to(path).as_posix())
+        except (ValueError, OSError) as error:
+            refused[str(file)] = str(error)
+            del arrays[len(names) :]
+    if not names:
+        first = next(iter(refused.values()))
+        raise ValueError(f"none of {len(refused)} pictures can be compressed with this model; the first: {first}")
+    x = space.check(np.stack(arrays), "inputs")
+    return Inputs(x, model.condition.check(labels, "labels") if labels else None, names, str(path), refused)
+
+
+def _pixels(file: Path, space: Integers) -> np.ndarray:
+    """A picture (C, H, W) just as it is. Raises `ValueError` naming it where that is no value of the space."""
+    image, done = decode(file.read_bytes(), str(file), DataConfig().max_pixels)
+    changed = [what for what in done if what not in EXACT]
+    if changed:
+        raise ValueError(f"{file} would not come back exactly: {', '.join(changed)}")
+    array = to_array(image, None, None, done).transpose(2, 0, 1)
+    if array.shape != space.shape:
+        found, wanted = (" x ".join(map(str, shape)) for shape in (array.shape, space.shape))
+        raise ValueError(f"{file} is {found} (channels x height x width); this model codes {wanted}")
+    return np.ascontiguousarray(array)
+
+
+def _class_of(file: Path, classes: tuple[str, ...]) -> int:
+    if file.parent.name not in classes:
+        known = ", ".join(classes) or "none"
+        raise ValueError(f"{file} is in a folder {file.parent.name!r}, which is no class of the model: {known}")
+    return classes.index(file.parent.name)
+
+
+def compress(
+    codec: Codec, inputs: Inputs, target: Path, progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Write a file, which is decoded again while it is made; what it came to, as JSON values."""
+    names = {"names": inputs.names} if inputs.names is not None else {}
+    blob = codec.compress(inputs.x, inputs.y, notes=names, progress=progress)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace(target, blob)
+    return describe(blob) | {"out": str(target), "inputs": inputs.label, "refused": inputs.refused}
+
+
+def decompress(
+    codec: Codec, blob: bytes, out: Path, progress: Callable[[int], None] | None = None
+) -> tuple[Rows, list[Path]]:
+    """Write what is in a file into the folder `out`: pictures under their names, else one x.npz; the paths written.
+
+    Nothing is written unless all was decoded and compared. Raises what `likely.coding.errors` holds.
+    """
+    rows = codec.read(blob, progress=progress)
+    names = rows.notes.get("names")
+    if names is None:
+        out.mkdir(parents=True, exist_ok=True)
+        return rows, [write_npz(out / "x.npz", rows, codec.space)]
+    targets = _targets(names, len(rows.x), out)
+    for i, target in enumerate(targets):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace(target, _png(canonical(rows.x[i], codec.space)))
+    return rows, targets
+
+
+def _targets(names: Any, count: int, out: Path) -> list[Path]:
+    """Where the pictures go: below `out`, whatever the names say."""
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise CodecError(f"its notes do not name its {count} pictures")
+    targets = []
+    for name in names:
+        parts = PurePosixPath(name).parts
+        bad = not parts or name.startswith("/") or any(part in ("..", ".") for part in parts)
+        if bad or any(sign in name for sign in '\\:*?"<>|') or not name.isprintable():
+            raise CodecError(f"it names a picture {name!r}; accepts names within a folder")
+        last = parts[-1] if parts[-1].lower().endswith(".png") else f"{parts[-1]}.png"
+        targets.append(out.joinpath(*parts[:-1], last))
+    if len(set(targets)) < count:
+        raise CodecError("it gives two pictures one name")
+    return targets
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def describe(blob: bytes) -> dict[str, Any]:
+    """What is inside a file, for which no model is needed: every checksum is looked at.
+
+    Raises `NotACodecFile`, `UnsupportedVersion`, `CorruptHeader` or `CorruptChunk`.
+    """
+    archive = container.read(blob)
+    header = header_of(archive)
+    for number in range(len(archive.entries)):
+        archive.chunk(number)
+    numbers = header.content.rows * header.space.dims
+    kinds = [entry.kind for entry in archive.entries]
+    record: dict[str, Any] = {
+        "bytes": len(blob),
+        "raw_bytes": numbers * np.dtype(dtype_of(header.space)).itemsize,
+        "rows": header.content.rows,
+        "bits_per_dim": 8 * len(blob) / numbers,
+        "chunks": {kind.name.lower(): kinds.count(kind) for kind in Kind if kind in kinds},
+        "container_bytes": archive.overhead,
+        "checksums": "all right",
+    }
+    if header.content.nll_bits is not None:
+        record["model_bits_per_dim"] = header.content.nll_bits / numbers
+    return record | {"header": header.to_json(), "notes": _short(archive)}
+
+
+def _short(archive: Archive) -> dict[str, Any]:
+    """The notes, long lists cut to their beginning."""
+    return {key: value[:8] if isinstance(value, list) else value for key, value in archive.notes().items()}
+
+
+def sentence(record: dict[str, Any]) -> str:
+    """`describe` in words."""
+    header, kinds = record["header"], record["chunks"]
+    model, space = header["model"], json.dumps(header["space"]["shape"])
+    says = f"; the model says {record['model_bits_per_dim']:.4f}" if "model_bits_per_dim" in record else ""
+    raw = f", {kinds['raw']} of them stored as they were" if kinds.get("raw") else ""
+    return (
+        f"{record['rows']} rows of {space} with {header['space']['levels']} levels in {record['bytes']:,} bytes "
+        f"(raw {record['raw_bytes']:,}): {record['bits_per_dim']:.4f} bits/dim{says}\n"
+        f"model {model['family']} {model['sha256']}, coded {header['coding']['scheme']}, numbers in "
+        f"{header['numerics']['profile']}, {sum(n for kind, n in kinds.items() if kind != 'notes')} chunks{raw}; "
+        f"checksums all right"
+    )
+
+
+def model_for(blob: bytes, run: Path | None, places: Path = Path("runs")) -> tuple[Path, Any]:
+    """The run folder with the model of a file, and the model: `run`, or the one under `places` with its hash.
+
+    Raises `ModelMismatch` where `run` is another model, or where none of the folders has it.
+    """
+    need = header_of(container.read(blob))
+    if run is not None:
+        return run, load_model(run)
+    seen = 0
+    for path in sorted((p for p in places.glob("*") if p.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            model = load_model(path)
+        except (ValueError, OSError):
+            continue
+        seen += 1
+        if model_hash(model) == need.model.sha256:
+            return path, model
+    what = f"none of the {seen} models in {places}/" if seen else f"nothing, as there are no models in {places}/"
+    raise ModelMismatch(
+        need.model.sha256,
+        what,
+        f": a model of family {need.model.family} over {need.space}; say where it is with --run",
+    )
