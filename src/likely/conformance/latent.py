@@ -248,7 +248,8 @@ def diffusion_terms(subject: Subject) -> str:
 
     For models with `elbo_terms`, `cost_at` and a `schedule`. Draw by draw, elbo is minus the sum of the terms, and the
     prior's is a constant that is not negative. The mean of the diffusion term is that of `cost_at` over all steps (of
-    more than 64, over steps drawn evenly), or over evenly spaced times: t-tests at 1e-6, 4096 draws or more on 8 rows.
+    more than 64, over those at evenly spaced log-SNRs, each by its share), or over time, by evenly spaced log-SNRs:
+    t-tests at 1e-6, 8192 draws on 8 rows and on their mean.
     `log_snr` falls over 1001 times, `time` inverts it within 1e-9, and `slope` is its derivative within 1e-4.
     """
     subject.need(Bounded)
@@ -262,29 +263,35 @@ def diffusion_terms(subject: Subject) -> str:
             if y is None and subject.takes_y:
                 continue  # log p(x) of a joint has a bound over all classes
             drawn, costs = _costs(subject, model, _rows(subject, ROWS), y)
-            worst = max(worst, float(t_scores(drawn - costs).abs().nan_to_num(math.inf).max()))
-            gap, comparisons = max(gap, smallest_gap(drawn - costs, ROWS)), comparisons + drawn.shape[1]
+            gaps = (drawn - costs).mean(1, keepdim=True)
+            gaps = torch.cat([drawn - costs, gaps], 1)
+            worst = max(worst, float(t_scores(gaps).abs().nan_to_num(math.inf).max()))
+            gap, comparisons = max(gap, smallest_gap(gaps[:, -1:], ROWS)), comparisons + gaps.shape[1]
     limit = t_limit(comparisons)
     if not worst <= limit:
         raise Failed(f"|t| = {worst:.1f} between drawn times and all times; accepts {limit:.1f}")
-    return f"|t| <= {worst:.1f} of {limit:.1f}; a difference of {gap:.3f} nats would show"
+    return f"|t| <= {worst:.1f} of {limit:.1f}; a difference of {gap:.3f} nats in the mean of rows would show"
 
 
 def _costs(subject: Subject, model: Any, x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Draws of the diffusion term, and of `cost_at` over all times, (k, n) each; the terms add up, or `Failed`."""
-    n, T = subject.space.len(x), model.config.steps
-    even = T is None or T > 64
-    k = 4096 if even else 64 * T * -(-64 // T)
-    place = torch.arange(k).reshape(-1, 64).T.flatten()  # each of 64 blocks of draws runs through all times
-    t = (place + 0.5) / k if T is None else (place % T + 1) / T
-    t = t.double().repeat(n)
-    if T is not None and even:
-        t = (Noise(subject.seed + 94, n, k).integers(T).double() + 1) / T
+    n, T, k = subject.space.len(x), model.config.steps, 8192
+    place = (torch.arange(k).reshape(-1, 64).T.flatten() + 0.5) / k  # each of 64 blocks of draws runs through all times
+    low, high = (end.detach() for end in (model.schedule.low, model.schedule.high))
+    t = model.schedule.time(low + place * (high - low)).detach().clamp(0, 1)  # evenly in log-SNR
+    rate = -model.schedule.slope(t).detach()
+    if T is not None:
+        k = 64 * T * -(-128 // T) if T <= 64 else k
+        i = torch.arange(k).reshape(-1, 64).T.flatten() % T + 1 if T <= 64 else (t * T).ceil().clamp(1, T)
+        t = i.double() / T
+        rate = T * (model.schedule.log_snr((i - 1) / T) - model.schedule.log_snr(t)).detach()
+    chance = rate / (high - low) if T is None or T > 64 else torch.ones_like(rate)
+    t = t.repeat(n)
     y = subject.repeated(y, n)
     with scoring(model):
         terms = model.elbo_terms(x, y, noise=Noise(subject.seed + 95, n, k))
         bound = model.elbo(x, y, noise=Noise(subject.seed + 95, n, k))
-        costs = model.cost_at(x, t, y, noise=Noise(subject.seed + 96, n, k))
+        costs = model.cost_at(x, t, y, noise=Noise(subject.seed + 96, n, k)) / chance.repeat(n)
     off = float((bound + terms.prior + terms.diffusion + terms.reconstruction).abs().max())
     if not off <= 1e-9 * (1 + float(bound.abs().max())):
         raise Failed(f"elbo and minus the sum of its terms differ by {off:.1e} nats")

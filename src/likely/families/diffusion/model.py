@@ -164,7 +164,6 @@ class Process(Inside, ABC):
     def _steps(self, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
         """The integral or sum over the process at one time a draw, (n,)."""
         u, T = noise.stratified(), self.config.steps
-        u, T = noise.stratified(), self.config.steps
         # times are drawn evenly in log-SNR: the integral is the same, and varies far less than over even times
         low, high = self.schedule.low.to(u.device), self.schedule.high.to(u.device)
         t = self.schedule.time(high + u * (low - high)).clamp(0, 1)
