@@ -275,7 +275,7 @@ def decide(
         limit: Decide on the first rows only.
         calibrate: How many of the run's held-out (validation) rows to calibrate on.
         eliminate: For posteriors made of bounds: a class gets no more draws once it is worse than the best by so many
-            standard errors (4 by default; 0: never).
+            standard errors (2 by default; 0: never).
         risk: Answer so few that at most this share of the answers is wrong, with 95 % confidence, for inputs like the
             run's data. Half of the held-out rows, whose classes are known, find out how sure that has to be.
         page: Where a page with pictures goes (the run's own data only); next to --out by default.
