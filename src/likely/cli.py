@@ -161,6 +161,7 @@ def evaluate(
     data: Name = None,
     split: Split = "test",
     k: Count = None,
+    view: Name = None,
     limit: Count = None,
     seed: Seed = 0,
     out: Out = None,
@@ -174,20 +175,22 @@ def evaluate(
         data: Other data than the run's own.
         k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter. By default 1,
             or what the model prefers where it tells classes apart by bounds.
+        view: Another reading that the model has, such as flow or truncated of a diffusion model.
         limit: Use the first rows only.
     """
     from likely.tasks.evaluate import evaluate as score
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
+    from likely.verbs import view as viewed
 
     _unwritten(force, out)
     loaded = _data(run, data)
-    model = load_model(run)
+    model = load_model(run) if view is None else viewed(load_model(run), view)
     _fits(model, loaded)
     rows = _first(getattr(loaded, split), model.space, limit)
     with Stage("scoring", len(rows)) as stage:
         result = score(model, rows, k, seed=seed, progress=stage.advance)
-    record = {"data": loaded.name, "split": split, "seed": seed} | result.to_json()
+    record = {"data": loaded.name, "split": split, "seed": seed, "view": view} | result.to_json()
     Ledger(run).append("evaluate", figures=record)
     give(record, f"{loaded.name}, {split}: {result}", out, json)
 

@@ -5,6 +5,9 @@ method. `verb(x)` concerns p(x), `verb(x, y)` concerns p(x given y), and only `e
 checked value of `model.space` with B rows, y a checked value of `model.condition` or None. Where a verb takes
 `noise` with k draws a row, it answers with B * k values, the draws of one row adjacent.
 
+A model may also have `views`, a mapping from names to functions without arguments that make other readings of it,
+models of their own (a diffusion model's probability flow): see `view`.
+
 A protocol check sees only that the methods are there; `likely.conformance` is what gives it meaning.
 """
 
@@ -277,3 +280,12 @@ def require(model: Any, needed: Any, task: str) -> None:
 def name_of(model: Any) -> str:
     """What to call a model in a message: its family where it has one, else its class."""
     return getattr(getattr(model, "config", None), "family", None) or type(model).__name__
+
+
+def view(model: Any, name: str) -> Any:
+    """The view of a model with this name, a model of its own; `ValueError` names those that it has."""
+    views = getattr(model, "views", {})
+    if name not in views:
+        have = ", ".join(views) or "no other views"
+        raise ValueError(f"view is {name!r}; {name_of(model)} has {have}")
+    return views[name]()
