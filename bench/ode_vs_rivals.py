@@ -7,10 +7,12 @@ parameters. A reading of ours also checks itself (it doubles its grid until the 
 one is timed as well, with the number of steps that it ended on. Run it where the rival is installed beside `likely`:
 
     python3 -m venv .venv-rivals && .venv-rivals/bin/pip install -e . flow-matching==1.0.10
-    .venv-rivals/bin/python bench/ode_vs_rivals.py
+    .venv-rivals/bin/python bench/ode_vs_rivals.py [CASE ...]
 """
 
 from __future__ import annotations
+
+import sys
 
 import timing  # first: it sets the number of threads
 import torch
@@ -89,7 +91,8 @@ def main() -> None:
         "log p, exact divergence, solved to 1e-5": (reading, likelihood(True)),
         "flow matching train step": (lambda: [mine() for _ in range(5)], lambda: [other() for _ in range(5)]),
     }
-    for case, (a, b) in cases.items():
+    for case in sys.argv[1:] or cases:
+        a, b = cases[case]
         times = timing.race({"ours": a, "rival": b}, REPEATS)
         row = timing.against("ode_vs_rivals", case, "flow-matching 1.0.10", times)
         more = {

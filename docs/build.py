@@ -169,10 +169,12 @@ def ood_tables() -> str:
             bits = f"{outside['bits_per_dim']['mean']:.2f}"
             cells.append([name, bits, *(auroc(each) if each else "" for each in found)])
         inside = row["inside"]["bits_per_dim"]
+        accuracy = "" if row["accuracy"] is None else f"accuracy {row['accuracy']:.3f}; "
         told = (
             f"{row['parameters']:,} parameters, {row['steps']:,} steps in {row['train_cpu_s']:.0f} CPU seconds (the "
-            f"background of `ratio` {row['background_cpu_s']:.0f}); inside {inside['mean']:.2f} bits/dim; "
-            f"{row['rows']} rows of each; {row['inside_rule']}. The doctor: {row['doctor']['sentence']}."
+            f"background of `ratio` {row['background_cpu_s']:.0f}); inside {inside['mean']:.2f} bits/dim; {accuracy}"
+            f"{row['rows']} rows of each; {row['inside_rule']}. Not to be had from this model: "
+            f"{', '.join(row['refused'])}. The doctor: {row['doctor']['sentence']}."
         )
         parts.append(f"### {row['case']}\n\n{told}\n\n{table(['outside', 'bits/dim', *methods], cells)}")
     return "\n\n".join(parts) or "No measurements yet."
@@ -180,6 +182,87 @@ def ood_tables() -> str:
 
 def auroc(figure: dict[str, float]) -> str:
     return f"{figure['value']:.3f} ({figure['low']:.2f} to {figure['high']:.2f})"
+
+
+def diffusion_tables() -> str:
+    """Every diffusion preset at one budget, a table for each data set: bits both ways, and distances of draws."""
+    parts = []
+    for data in dict.fromkeys(row["data"] for row in lines_of("diffusion")):
+        rows = [row for row in lines_of("diffusion") if row["data"] == data]
+        counts = list(rows[0]["kernel_distance"])
+        head = ["preset", "steps", "bits/dim, bound", "of them decoder", "bits/dim, flow"]
+        cells = [
+            [
+                row["kind"],
+                f"{row['steps']:,}",
+                f"{row['bits_kind']} {row['bits_per_dim']:.3f} ± {row['stderr']:.3f}",
+                f"{row['terms_bits_per_dim']['reconstruction']:.3f}",
+                f"{row['flow_kind']} {row['flow_bits_per_dim']:.3f} ± {row['flow_stderr']:.3f}",
+                *(distance(row["kernel_distance"][count]) for count in counts),
+            ]
+            for row in rows
+        ]
+        first = rows[0]
+        told = (
+            f"{first['parameters']:,} parameters, about {first['train_cpu_s']:.0f} CPU seconds each; bounds over "
+            f"{first['rows']} test rows with k={first['k']}, the flow's ODE over {first['flow_rows']} of them; kernel "
+            f"distance of {first['draws']} draws on {first['features']} (training images: "
+            f"{distance(first['kernel_distance_of_training_rows'])})."
+        )
+        columns = [*head, *(f"distance, {count} evaluations" for count in counts)]
+        parts.append(f"### {data}\n\n{told}\n\n{table(columns, cells)}")
+    return "\n\n".join(parts) or "No measurements yet."
+
+
+def distance(found: dict[str, float]) -> str:
+    return f"{found['value']:.3f} ± {found['stderr']:.3f}"
+
+
+def daed_tables() -> str:
+    """The split models beside the unsplit one, and denoisers on the other data set."""
+    rows = lines_of("daed")
+    models = [row for row in rows if "kernel_distance" in row]
+    cells = [
+        [
+            row["case"],
+            f"{row['steps']:,}",
+            f"{row['bits_kind']} {row['bits_per_dim']:.3f} ± {row['stderr']:.3f}",
+            *(f"{row[f'{part}_bits']:.3f}" for part in ("denoiser", "generator", "entropy")),
+            f"{row['kernel_distance']:.3f} ± {row['kernel_distance_stderr']:.3f}",
+        ]
+        for row in models
+    ]
+    head = ["model", "steps", "bits/dim", "denoiser", "generator", "entropy", "kernel distance, 20 evaluations"]
+    moved = [row for row in rows if row["case"] == "transfer"]
+    levels = [-6, -2, 0, 2, 4, 6, 8]
+    away = [
+        [
+            f"{row['trained_on']} on {row['used_on']}",
+            *(f"{row['error_grey_levels'][nearest(row['log_snr'], level)]:.2f}" for level in levels),
+        ]
+        for row in moved
+    ]
+    exchanged = [
+        [row["what"], f"<= {row['bits_per_dim']:.3f}", f"<= {row['own_denoiser_bits_per_dim']:.3f}"]
+        for row in rows
+        if row["case"] == "exchange"
+    ]
+    if not models:
+        return "No measurements yet."
+    return "\n\n".join(
+        [
+            "Bits of -log p in the three terms of the bound, Fashion-MNIST, every model with the same CPU seconds:",
+            table(head, cells),
+            "Mean absolute error of x_hat in grey levels (of 255) at several log-SNRs, at home and away:",
+            table(["denoiser", *(f"{level:+d}" for level in levels)], away),
+            "Bits per dimension with the other data set's denoiser from log-SNR 2.2 on, and with its own:",
+            table(["", "exchanged", "own"], exchanged),
+        ]
+    )
+
+
+def nearest(values: list[float], wanted: float) -> int:
+    return min(range(len(values)), key=lambda i: abs(values[i] - wanted))
 
 
 def uci_table() -> str:
@@ -204,6 +287,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "talk": talk_tables,
     "ood": ood_tables,
     "uci": uci_table,
+    "diffusion": diffusion_tables,
+    "daed": daed_tables,
 }
 
 if __name__ == "__main__":

@@ -228,6 +228,8 @@ def test_nothing_is_written_over(shell: Shell, run: Path) -> None:
         (["data", "get"], "name is missing"),
         (["check", "vee"], "did you mean 'vae'"),
         (["train", "vae", "--stesp", "3"], "--steps"),
+        (["evalute", "runs/nothing"], "command is 'evalute'; did you mean 'evaluate'?"),
+        (["zzz"], "command is 'zzz'; accepts tour, train,"),
     ],
 )
 def test_mistakes_get_one_sentence(shell: Shell, words: list[str], sentence: str) -> None:

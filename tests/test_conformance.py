@@ -223,6 +223,8 @@ BROKEN = {
         "D4",
         lambda: changed(Chain, _logits=lambda self, b: b @ self.weight.tril(0).T + self.bias)(BITS),
     ),
+    "inverse a little off where encode contracts": ("F1", lambda: _contracting(slope=1e-7, off=1e-5)),
+    "nothing left to invert": ("F1", lambda: _contracting(slope=0.0, off=0.0)),
     "log-det dropped": (
         "F2",
         lambda: changed(
@@ -318,6 +320,25 @@ def _terms(self: LinearGaussian, x: Tensor, noise: Noise, sign: int) -> Tensor:
 def _detached(self: Affine, x: Tensor, y: Tensor | None) -> Tensor:
     _, scale, _, inner = self._of(x[:, 0], y)
     return (0.5 * self.encode(x, y).square().sum(1) + scale + inner.detach()).mean()
+
+
+def _contracting(slope: float, off: float) -> torch.nn.Module:
+    """z2 = 3 + slope x2, whose inverse is off by a share of x2."""
+    return changed(
+        Affine,
+        encode=lambda self, x, y=None: torch.stack([x[:, 0], 3 + slope * x[:, 1]], 1),
+        decode=lambda self, z, y=None: torch.stack([z[:, 0], (z[:, 1] - 3) / (slope or 1) * (1 + off)], 1),
+        sample=lambda self, n, y=None, *, noise: noise.normal((2,), dtype=self.inner.dtype),
+    )().double()  # float32 could not tell x2 at all
+
+
+def test_f1_allows_for_rounding_where_encode_contracts():
+    slope = 1e-7
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    assert ((3 + slope * x - 3) / slope - x).abs().max() > 2e-10, "float64 loses more than F1 grants elsewhere"
+    report = check(_contracting(slope=slope, off=0.0), only="F1")
+    assert report.outcomes[0].detail.startswith("float64 within"), f"{report}"
+    assert "rows where encode contracts too far" in report.outcomes[0].detail
 
 
 class _Counting(Normal):

@@ -182,6 +182,14 @@ def test_noise_leaves_global_state_alone():
     assert before[2] == random.getstate()
 
 
+def test_seeds_for_dropout_go_on_where_draws_were_made():
+    noise = Noise(3, torch.tensor([5, 9]))
+    first = noise.torch_seed()
+    noise.normal((2,))
+    assert len({first, *(noise.torch_seed() for _ in range(20))}) == 21
+    assert noise.at(torch.tensor([0])).torch_seed() == noise.torch_seed(), "the first row's key, whatever came before"
+
+
 def test_noise_of_nothing():
     for shape in ((0,), (2, 0)):
         assert Noise(0, 3).normal(shape).shape == (3, *shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -413,6 +414,24 @@ def test_two_readings_are_the_same_bits_and_say_what_they_are() -> None:
 
 
 # --- dense blocks
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("jacobian", ["exact", "estimated"])
+def test_a_compiled_loss_has_the_same_gradient(jacobian: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.compile` goes through LipSwish's own backward pass, and through noise behind a break of the graph."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # which the compiler switches off
+    model = build("residual", Reals((2,)), blocks=2, depth=2, growth=8, levels=0, jacobian=jacobian)
+    x, fast = Noise(1, 64).normal((2,)), torch.compile(model.loss)  # ty: ignore
+
+    def gradients(loss: Any, seed: int) -> list[Tensor]:
+        value = loss(x, noise=Noise(seed, 64))
+        return [value, *torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad])]
+
+    for seed in range(3):  # the graphs of the roulette differ from draw to draw
+        torch.testing.assert_close(gradients(fast, seed), gradients(model.loss, seed), rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0, "nothing was compiled"
 
 
 def test_concatenation_weights() -> None:

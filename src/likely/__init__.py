@@ -41,9 +41,13 @@ _HOME = {
     "decide": "tasks.decide",
     "detect": "tasks.detect",
     "Codec": "coding",
+    "denoise": "tasks.denoise",
+    "impute": "tasks.impute",
     "ClassConditional": "families.joint",
     "Hybrid": "families.joint",
     "Dequantised": "families.flow",
+    "ProbabilityFlow": "families.diffusion",
+    "Truncated": "families.diffusion",
     "check": "conformance",
 }
 
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
     from likely.coding import Codec
     from likely.conformance import check
     from likely.data import Data, load
+    from likely.families.diffusion import ProbabilityFlow, Truncated
     from likely.families.flow import Dequantised
     from likely.families.joint import ClassConditional, Hybrid
     from likely.logprob import LogProb, log_joint, log_posterior, log_prob, sample
@@ -60,8 +65,10 @@ if TYPE_CHECKING:
     from likely.registry import build
     from likely.space import Column, Integers, Reals, Rows, Table
     from likely.tasks.decide import decide
+    from likely.tasks.denoise import denoise
     from likely.tasks.detect import detect
     from likely.tasks.evaluate import evaluate
+    from likely.tasks.impute import impute
     from likely.train import fit, load_model, save
     from likely.verbs import require
 

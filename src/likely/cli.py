@@ -7,6 +7,7 @@ been saved.
 
 from __future__ import annotations
 
+import difflib
 import sys
 import warnings
 from pathlib import Path
@@ -64,6 +65,7 @@ def train(
     steps: Count = None,
     seed: Count = None,
     conditional: bool = False,
+    start: Place = None,
     out: Place = None,
     json: Json = False,
 ) -> int:
@@ -77,6 +79,8 @@ def train(
         steps: Training steps (for EM: passes over the data).
         seed: Seed of everything random.
         conditional: Learn p(x given y) instead of p(x); `joint` learns p(x, y) anyway.
+        start: A run to start from, with its config and weights: of the same family, to go on with other data, or of a
+            part; `likely train consistency --start runs/diffusion-digits-1` makes a diffusion model draw in one step.
         out: Run folder; runs/FAMILY-DATA-N by default.
     """
     from likely.config import recipe as recipes
@@ -88,6 +92,7 @@ def train(
         raise ValueError(f'{what} names no family; a recipe needs a line such as family = "vae"')
     record |= {"preset": preset} if preset else {}
     record |= {"conditional": True} if conditional else {}
+    record |= {"start": str(start)} if start else {}
     record = recipes.override(record, overrides, set(config_class(record["family"]).model_fields) - {"family"})
     for table, key, value in (("data", "source", data), ("train", "steps", steps), ("train", "seed", seed)):
         if value is not None:
@@ -111,11 +116,51 @@ def resume(run: Positional[Run], steps: Count = None, json: Json = False) -> int
     return _told(result, loaded.name, json)
 
 
+def split(
+    high: Positional[Annotated[Path, arg(metavar="HIGH")]],
+    low: Positional[Annotated[Path, arg(metavar="LOW")]],
+    at: float = 2.2,
+    out: Place = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Put a diffusion's generator and another one's denoiser together (DAED): both runs may be of different data.
+
+    Args:
+        high: The run that generates, down to the log-SNR `at`.
+        low: The run whose network reads the picture off there.
+        at: Where they meet; 2.2 is a first step with variance .1, 6.9 one of .001.
+        out: The new run folder; runs/split-N by default.
+    """
+    from likely.families.diffusion.daed import fit_width
+    from likely.families.diffusion.daed import split as put_together
+    from likely.families.diffusion.model import Process
+    from likely.noise import Noise
+    from likely.tasks.learn import classes_of, keep, recipe_of
+    from likely.terminal import give
+    from likely.train import load_model
+    from likely.verbs import name_of
+
+    recipe, models = recipe_of(high), []
+    for name, run in (("high", high), ("low", low)):
+        recipe_of(run)
+        models.append(load_model(run))
+        if not isinstance(models[-1], Process):
+            raise ValueError(f"{name} is {run}, a run of {name_of(models[-1])}; accepts a run of diffusion")
+    model = put_together(*models, at=at)
+    rows = _first(_data(high, None).valid, model.space, 256)
+    width = fit_width(model, rows.x, noise=Noise(seed, len(rows)))
+    run = _new(out, "split")
+    keep(model, run, recipe, classes_of(high) or None, {"high": str(high), "low": str(low), "at": at, "width": width})
+    record = {"run": str(run), "at": at, "width": width}
+    give(record, f"{run}: {high.name} generates, {low.name} denoises from log-SNR {at:g} on", None, json)
+
+
 def evaluate(
     run: Positional[Run],
     data: Name = None,
     split: Split = "test",
-    k: int = 1,
+    k: Count = None,
     limit: Count = None,
     seed: Seed = 0,
     out: Out = None,
@@ -127,7 +172,8 @@ def evaluate(
     Args:
         run: The run folder.
         data: Other data than the run's own.
-        k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter.
+        k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter. By default 1,
+            or what the model prefers where it tells classes apart by bounds.
         limit: Use the first rows only.
     """
     from likely.tasks.evaluate import evaluate as score
@@ -149,7 +195,8 @@ def evaluate(
 def sample(
     run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
-    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    y: Annotated[str | None, arg(metavar="CLASS", aliases=("-y",))] = None,
+    how: Positional[Words] = (),
     seed: Count = None,
     out: Place = None,
     force: Force = False,
@@ -159,6 +206,7 @@ def sample(
 
     Args:
         run: The run folder.
+        how: For models whose draws can be made in several ways (diffusion): name=heun evaluations=50 guidance=3.
         n: How many.
         y: The class to draw from, by name or number; without it a joint draws the class as well, and a conditional
             model takes every class in turn.
@@ -167,16 +215,22 @@ def sample(
     """
     import secrets
 
+    from likely.config.recipe import settings_of
     from likely.logprob import sample as draw
     from likely.tasks.learn import classes_of, recipe_of
     from likely.tasks.pictures import save_values, suffixes
     from likely.tasks.samples import digest
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
+    from likely.verbs import name_of
 
     _unwritten(force, out)
     recipe_of(run)
     model = load_model(run)
+    settings = settings_of(how)
+    if settings and not hasattr(model, "drawn"):
+        raise ValueError(f"how is {' '.join(how)}, but {name_of(model)} draws in one way only; leave it out")
+    model = model.drawn(**settings) if settings else model
     labels = _labels(model, classes_of(run), y, n)
     chosen = secrets.randbits(62) if seed is None else seed
     path = out or _fresh(run / f"samples-{chosen}{suffixes(model.space)[0]}")
@@ -186,7 +240,7 @@ def sample(
         draws = draw(model, n, labels, seed=chosen, progress=stage.advance)
     save_values(draws, model.space, path)
     record = {"n": n, "seed": chosen, "y": None if labels is None else labels.tolist(), "sha256": digest(draws)}
-    record |= {"out": str(path)}
+    record |= {"how": settings, "out": str(path)}
     Ledger(run).append("sample", figures=record)
     give(record, f"{n} draws of seed {chosen}: {path}", None, json)
 
@@ -197,9 +251,10 @@ def decide(
     split: Split = "test",
     novelty: float = 0.05,
     unsure: float = 0.0,
-    k: int = 1,
+    k: Count = None,
     limit: int = 16,
     calibrate: int = 1000,
+    eliminate: Annotated[float | None, arg(metavar="ERRORS")] = None,
     risk: Annotated[float | None, arg(metavar="SHARE")] = None,
     out: Out = None,
     page: Place = None,
@@ -216,9 +271,11 @@ def decide(
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         novelty: At most this share of inputs that are like the training data is called novel.
         unsure: At most this share of them is left without a class for want of a clear one.
-        k: Draws a row, for bounds.
+        k: Draws a row, for bounds; what the model prefers by default.
         limit: Decide on the first rows only.
         calibrate: How many of the run's held-out (validation) rows to calibrate on.
+        eliminate: For posteriors made of bounds: a class gets no more draws once it is worse than the best by so many
+            standard errors (4 by default; 0: never).
         risk: Answer so few that at most this share of the answers is wrong, with 95 % confidence, for inputs like the
             run's data. Half of the held-out rows, whose classes are known, find out how sure that has to be.
         page: Where a page with pictures goes (the run's own data only); next to --out by default.
@@ -254,11 +311,15 @@ def decide(
         known = type(held)(model.space.take(held.x, slice(half, None)), held.y[half:])  # ty: ignore[too-many-positional-arguments]
         held, asked = _first(held, model.space, half), model.space.concat([x, known.x])
     with Stage("deciding", len(held)) as stage:
-        result = judge(
-            model, asked, held.x, novelty=novelty, unsure=unsure, k=k, classes=own.classes, progress=stage.advance
-        )
-    record: dict[str, Any] = {"novelty": novelty, "unsure": unsure, "held_out": len(held)}
+        options: dict[str, Any] = {} if eliminate is None else {"eliminate": eliminate}
+        options |= {"novelty": novelty, "unsure": unsure, "k": k, "classes": own.classes}
+        result = judge(model, asked, held.x, **options, progress=stage.advance)
+    posterior = result.posterior
+    record: dict[str, Any] = {"novelty": novelty, "unsure": unsure, "held_out": len(held), "k": posterior.k}
     lines = []
+    if posterior.drawn is not None:
+        record["draws_spared"] = posterior.saved
+        lines.append(f"{posterior.k} draws a class, {posterior.saved:.0%} of them spared: hopeless classes drop out")
     if known is not None:
         result, threshold = limit_risk(result.take(slice(0, n)), result.take(slice(n, None)), known.y, risk)
         record["risk"] = {"risk": risk, "rows": len(known), "log_odds": threshold if abs(threshold) < 1e300 else None}
@@ -279,6 +340,45 @@ def decide(
     give(record, "\n".join(lines), out, json)
 
 
+def profile(
+    run: Positional[Run],
+    data: Name = None,
+    split: Split = "test",
+    limit: int = 256,
+    points: int = 33,
+    seed: Seed = 0,
+    out: Out = None,
+    page: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Where a diffusion model pays its bits along the log-SNR: where it generates, and where it only denoises.
+
+    Args:
+        run: The run folder.
+        data: Other data than the run's own.
+        limit: Use the first rows only.
+        points: Log-SNRs to look at.
+        page: Where the page with the curves goes; a new RUN/profile.html by default.
+    """
+    from likely.tasks.profile import profile as look
+    from likely.tasks.profile import write_profile
+    from likely.terminal import give
+    from likely.train import Ledger, load_model
+
+    _unwritten(force, out, page)
+    loaded = _data(run, data)
+    model = load_model(run)
+    _fits(model, loaded)
+    rows = _first(getattr(loaded, split), model.space, limit)
+    found = look(model, rows.x, None if model.condition is None else rows.y, points=points, seed=seed)
+    page = page or _fresh(run / "profile.html")
+    write_profile(page, found, f"{run.name} on {loaded.name}")
+    record = {"data": loaded.name, "split": split, "rows": len(rows), "seed": seed, "page": str(page)} | found.to_json()
+    Ledger(run).append("profile", figures=record)
+    give(record, f"{found}; the page: {page}", out, json)
+
+
 Methods = Annotated[
     tuple[Literal["nll", "typicality", "complexity", "ratio", "gradient", "dose", "sure", "energy"], ...],
     arg(help="Scores, one or more: dose by default, with --against all that the model can give."),
@@ -293,7 +393,7 @@ def detect(
     method: Methods = (),
     split: Split = "test",
     fdr: float = 0.05,
-    k: int = 1,
+    k: Count = None,
     limit: Count = None,
     calibrate: int = 1000,
     background_steps: Count = None,
@@ -315,7 +415,7 @@ def detect(
         against: Data sets to measure every score against, next to sets made from the run's own data (constant, noise,
             blurred, negatives, turned); `made` alone stands for only those.
         fdr: Of all inputs called outside at most this share is inside, in expectation.
-        k: Draws a row, for bounds and estimates.
+        k: Draws a row, for bounds and estimates; what the model prefers by default, else 1.
         limit: Rows of each set, the first ones: 64 by default, 500 with --against.
         calibrate: How many of the run's held-out (validation) rows to fit and calibrate on.
         background_steps: Steps to train the second model of `ratio`; as many as the run by default.
@@ -500,6 +600,157 @@ def info(archive: Positional[Archive], json: Json = False) -> None:
     give(record, sentence(record), None, json)
 
 
+def denoise(
+    run: Positional[Run],
+    inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
+    sd: Annotated[float | None, arg(metavar="S")] = None,
+    add_sd: Annotated[float | None, arg(metavar="S")] = None,
+    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    split: Split = "test",
+    limit: int = 16,
+    seed: Seed = 0,
+    out: Annotated[Path | None, arg(aliases=("-o",), metavar="FOLDER")] = None,
+    page: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """What was there before the noise? Pictures in, pictures out; or a demonstration on the run's own data.
+
+    Args:
+        run: The run folder of a model that denoises, such as diffusion.
+        inputs: Noisy rows: a picture, a folder of pictures, or data of the model's shape, also real-valued.
+        sd: Standard deviation of the noise in grey levels (raw units); estimated for each row by default.
+        add_sd: Add noise of this standard deviation first, to inputs or by default to the run's own data, and compare.
+        y: The class that the rows are known to have, by name or number.
+        limit: The first rows only.
+        out: Folder for the denoised rows; a new RUN/denoised by default for inputs without --add-sd.
+        page: A page with pictures, or the pictures alone as .png; RUN/denoise.html by default with --add-sd.
+    """
+    import torch
+
+    from likely.noise import Noise
+    from likely.tasks.denoise import denoise as clear
+    from likely.tasks.denoise import real_rows
+    from likely.tasks.pictures import is_picture
+    from likely.tasks.restore_page import denoise_page, denoise_pictures, save_rows, write_page
+    from likely.terminal import Stage, give
+    from likely.train import Ledger, load_model
+    from likely.verbs import Denoiser, require
+
+    _unwritten(force, page)
+    _empty(force, out)
+    if add_sd is not None and not 0 < add_sd < float("inf"):
+        raise ValueError(f"add_sd is {add_sd}; accepts the noise's standard deviation in raw units, above 0")
+    if inputs is None and add_sd is None:
+        raise ValueError("inputs is missing; give noisy pictures, or --add-sd S for a demonstration on the run's data")
+    own, model = _data(run, None), load_model(run)
+    require(model, Denoiser, "denoise")
+    x, names = _rows(own, inputs, split, limit, real=True)
+    clean = None if add_sd is None else real_rows(x, model.space, "inputs")
+    if clean is not None:
+        x = clean + add_sd * Noise(seed, len(clean)).normal(clean.shape[1:], dtype=torch.float64)
+    with Stage("denoising", len(x)) as stage:
+        result = clear(model, x, sd, _class(run, model, y, len(x)), clean=clean, seed=seed, progress=stage.advance)
+    record: dict[str, Any] = {"inputs": inputs, "split": split, "seed": seed, "add_sd": add_sd, "sd": sd}
+    record["rows"] = [{"input": name} | row for name, row in zip(names, result.to_json(), strict=True)]
+    lines = [str(result)]
+    if out is not None or add_sd is None:
+        out = out or _fresh(run / "denoised")
+        record["out"] = [str(path) for path in save_rows(result.x, names, model.space, out)]
+        lines.append(f"denoised: {out}")
+    if is_picture(model.space) and (page is not None or add_sd is not None):
+        page = page or _fresh(run / "denoise.html")
+        noisy = torch.as_tensor(x)
+        html = denoise_page(result, noisy, clean, names, f"{own.name if inputs is None else inputs}")
+        write_page(page, html, denoise_pictures(result, noisy, clean))
+        record["page"] = str(page)
+        lines.append(f"the page: {page}")
+    Ledger(run).append("denoise", figures=record)
+    give(record, "\n".join(lines), None, json)
+
+
+def impute(
+    run: Positional[Run],
+    inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
+    hide: Annotated[str | None, arg(metavar="WHAT")] = None,
+    mask: Annotated[Path | None, arg(metavar="PNG")] = None,
+    n: Annotated[int, arg(aliases=("-n",))] = 4,
+    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    evaluations: int = 120,
+    split: Split = "test",
+    limit: int = 8,
+    seed: Seed = 0,
+    out: Annotated[Path | None, arg(aliases=("-o",), metavar="FOLDER")] = None,
+    page: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """What is missing here? Complete rows of which a part is hidden, several times.
+
+    Exact (=) with models that have their conditionals (mixtures), approximate (~) with those that denoise (diffusion).
+
+    Args:
+        run: The run folder.
+        inputs: A picture, a folder of pictures, or data of the model's kind; the run's own data by default.
+        hide: left, right, top, bottom, center, random:SHARE, or columns of a table, such as age,height.
+        mask: A picture instead: white where cells are to be filled in.
+        n: Completions of each row.
+        y: The class that the rows are known to have, by name or number.
+        evaluations: How often a denoiser is asked for each completion.
+        limit: The first rows only.
+        out: Folder for the completed rows; nothing is written by default but the page.
+        page: A page with pictures, or the pictures alone as .png; a new RUN/impute.html by default.
+    """
+    from likely.space import Table
+    from likely.tasks.impute import impute as complete
+    from likely.tasks.masks import hide as hidden
+    from likely.tasks.masks import read_mask
+    from likely.tasks.pictures import is_picture
+    from likely.tasks.restore_page import impute_page, impute_pictures, save_rows, write_page
+    from likely.terminal import Stage, give
+    from likely.train import Ledger, load_model
+    from likely.verbs import Denoiser, Marginal, Ordered, require
+
+    _unwritten(force, page)
+    _empty(force, out)
+    if hide is not None and mask is not None:
+        raise ValueError("mask was given and hide too; accepts one of them")
+    own, model = _data(run, None), load_model(run)
+    require(model, (Marginal, Denoiser, Ordered), "impute")
+    x, names = _rows(own, inputs, split, limit)
+    if hide is None and mask is None and not isinstance(model.space, Table):
+        raise ValueError("hide is missing; give --hide left, random:0.5 and the like, or --mask PNG")
+    seen = None if hide is None else hidden(model.space, hide, len(names), seed)
+    seen = seen if mask is None else read_mask(mask, model.space)
+    with Stage("completing", n * len(names)) as stage:
+        result = complete(
+            model,
+            x,
+            seen,
+            n,
+            y=_class(run, model, y, len(names)),
+            evaluations=evaluations,
+            seed=seed,
+            progress=stage.advance,
+        )
+    record: dict[str, Any] = {"inputs": inputs, "split": split, "seed": seed, "hide": hide, "n": n, "rows": names}
+    record |= {"mask": None if mask is None else str(mask), "kind": result.kind.value, "how": result.how}
+    record |= {"hidden": float(1 - result.seen.double().mean()), "evaluations": result.evaluations}
+    lines = [str(result)]
+    if out is not None:
+        each = [f"{Path(name).stem}-{j + 1}" for name in names for j in range(n)]
+        record["out"] = [str(path) for path in save_rows(result.draws, each, model.space, out)]
+        lines.append(f"completed: {out}")
+    if is_picture(model.space):
+        page = page or _fresh(run / "impute.html")
+        html = impute_page(result, x, names, f"{own.name if inputs is None else inputs}")
+        write_page(page, html, impute_pictures(result, x))
+        record["page"] = str(page)
+        lines.append(f"the page: {page}")
+    Ledger(run).append("impute", figures=record)
+    give(record, "\n".join(lines), None, json)
+
+
 def families(json: Json = False) -> None:
     """What every family can do: the table of families against verbs, computed from the registry."""
     from likely.tasks.describe import families as table
@@ -628,13 +879,17 @@ COMMANDS = {
     "tour": tour,
     "train": train,
     "resume": resume,
+    "split": split,
     "evaluate": evaluate,
     "sample": sample,
     "decide": decide,
     "detect": detect,
+    "profile": profile,
     "compress": compress,
     "decompress": decompress,
     "info": info,
+    "denoise": denoise,
+    "impute": impute,
     "families": families,
     "describe": describe,
     "check": check,
@@ -645,7 +900,9 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Parse the arguments, run the command, turn mistakes into one sentence."""
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"likely: {message}\n")
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        _known(arguments)
         status = tyro.extras.subcommand_cli_from_dict(  # ty: ignore[no-matching-overload]
             COMMANDS,
             prog="likely",
@@ -663,6 +920,14 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status or 0)
+
+
+def _known(arguments: list[str]) -> None:
+    """Refuses a command that there is not, with the nearest that there is."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        near = difflib.get_close_matches(arguments[0], COMMANDS, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"accepts {', '.join(COMMANDS)}"
+        raise ValueError(f"command is {arguments[0]!r}; {hint}")
 
 
 def _sentence(error: Exception) -> str:
@@ -695,6 +960,34 @@ def _unwritten(force: bool, *paths: Path | None) -> None:
             raise ValueError(f"out is {path}, a folder; accepts the name of a file")
         if path.exists() and not force:
             raise ValueError(f"out is {path}, which exists; choose another name, or --force to replace it")
+
+
+def _empty(force: bool, folder: Path | None) -> None:
+    """Before any work: a folder for outputs is new or empty, unless its files may be replaced."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ValueError(f"out is {folder}, a file; accepts the name of a folder")
+    if folder is not None and not force and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"out is {folder}, which is not empty; choose another folder, or --force to replace its files")
+
+
+def _rows(own: Any, inputs: str | None, split: str, limit: int, real: bool = False) -> tuple[Any, list[str]]:
+    """The first rows of inputs, or of the run's own data, and what to call them."""
+    from likely.data.inputs import load_inputs
+
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; accepts 1 or more")
+    if inputs is None:
+        x = getattr(own, split).x
+        names = [f"{split} {i}" for i in range(own.space.len(x))]
+    else:
+        x, names = load_inputs(inputs, own.space, split=split, real=real)
+    return own.space.take(x, slice(0, limit)), names[:limit]
+
+
+def _class(run: Path, model: Any, y: str | None, n: int) -> Any:
+    from likely.tasks.learn import classes_of
+
+    return None if y is None else _labels(model, classes_of(run), y, n)
 
 
 def _fresh(path: Path) -> Path:

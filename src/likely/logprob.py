@@ -11,7 +11,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from likely.elimination import ROWS, bound_of_mixture, race
 from likely.noise import Noise
 from likely.space import Integers, Space
 from likely.verbs import (
@@ -40,6 +41,8 @@ BATCH = 64
 """Rows of the canonical batch."""
 DRAWS = 16
 """Draws a row that go through a model in one call; more are taken in pieces of this size."""
+ELIMINATE = 4.0
+"""Standard errors behind the best at which tasks drop a class."""
 
 
 class Kind(StrEnum):
@@ -119,7 +122,7 @@ def log_prob(
     model: Any,
     x: Any,
     y: Any = None,
-    k: int = 1,
+    k: int | None = None,
     *,
     seed: int = 0,
     rows: Tensor | None = None,
@@ -129,13 +132,14 @@ def log_prob(
 
     In order: `Exact`; `Weighted`, the log-mean-exp of k draws; `Bounded` and `Estimated`, their mean over k draws;
     `Unnormalised`. x is (n, *shape) in the model's space, y (n,) in its condition. `rows` are the ids that fix each
-    row's noise (default 0 .. n-1); `progress` is called with the number of rows done. The model is scored in
-    evaluation mode, without gradients and outside autocast.
+    row's noise (default 0 .. n-1); `progress` is called with the number of rows done. k is 1 where not given; for p(x)
+    of a joint made of bounds it is what the model prefers (`JointBound`). The model is scored in evaluation mode,
+    without gradients and outside autocast.
 
     Raises `ValueError` or `TypeError` naming x, y or k when they do not fit the model.
     """
     require(model, (Exact, Weighted, Bounded, Estimated, Unnormalised), "log_prob")
-    _check_draws(k)
+    k = draws_of(model, k) if y is None else draws_of(None, k)
     x = model.space.check(x, "x")
     n = model.space.len(x)
     y = check_condition(model, y, n)
@@ -159,10 +163,26 @@ def log_prob(
 
 @dataclass(frozen=True)
 class Posterior:
-    """log p(y given x) for every class, (n, K) float64 nats: exact (`=`), or an estimate made of bounds (`~`)."""
+    """log p(y given x) for every class, (n, K) float64 nats: exact (`=`), or an estimate made of bounds (`~`).
+
+    `k` is the number of draws a row; `drawn` (n, K) says how many of them each class had, where some had fewer.
+    """
 
     nats: Tensor
     kind: Kind
+    k: int = 1
+    drawn: Tensor | None = None
+
+    @property
+    def saved(self) -> float:
+        """Share of all draws of all classes that was not needed."""
+        if self.drawn is None or not self.drawn.numel():
+            return 0.0
+        return 1 - float(self.drawn.double().mean()) / self.k
+
+    def take(self, index: slice | Tensor) -> Posterior:
+        """The posterior of some of the rows."""
+        return replace(self, nats=self.nats[index], drawn=None if self.drawn is None else self.drawn[index])
 
     @property
     def label(self) -> Tensor:
@@ -178,15 +198,26 @@ class Posterior:
 
 
 def log_posterior(
-    model: Any, x: Any, k: int = 1, *, seed: int = 0, progress: Callable[[int], None] | None = None
+    model: Any,
+    x: Any,
+    k: int | None = None,
+    *,
+    eliminate: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> Posterior:
     """log p(y given x) for every y: exact for a `Joint`; for a `JointBound` an estimate from k draws of its bounds.
 
-    The draws of a `Weighted` model are importance weights and are averaged as such; other bounds as they are.
+    The draws of a `Weighted` model are importance weights and are averaged as such; other bounds as they are. k is what
+    the model prefers where not given. `eliminate`, where not 0 and where the model can (`can_eliminate`), spares draws:
+    a class gets no more of them once it is worse than the best by so many standard errors of their paired difference,
+    and stays as far behind as it was; what a row gets does not depend on the other rows.
     """
     require(model, (Joint, JointBound), "log_posterior")
-    _check_draws(k)
+    k = draws_of(model, k)
     x = model.space.check(x, "x")
+    if _eliminates(model, eliminate):
+        return _raced(model, x, k, eliminate, seed, progress)
     if has(model, Joint):
         nats = batched(model, lambda x, y, ids: model.log_posterior(x).double(), x, progress=progress)
         return Posterior(nats.reshape(-1, model.condition.levels), Kind.EXACT)
@@ -196,37 +227,107 @@ def log_posterior(
         return _averaged(reading, k, weights=has(model, Weighted))
 
     nats = batched(model, draws, x, progress=progress).reshape(-1, model.condition.levels)
-    return Posterior(nats.log_softmax(1), Kind.ESTIMATE)
+    return Posterior(nats.log_softmax(1), Kind.ESTIMATE, k)
 
 
 def log_joint(
-    model: Any, x: Any, k: int = 1, *, seed: int = 0, progress: Callable[[int], None] | None = None
+    model: Any,
+    x: Any,
+    k: int | None = None,
+    *,
+    eliminate: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[LogProb, Posterior]:
     """`log_prob` of x and `log_posterior`, bit for bit, in one pass where the model can.
 
     It can where it has a method `log_joint(x, *, noise)` with both answers: (B,) `log_prob` and (B, K) `log_posterior`
-    of an `Exact` `Joint`, or one draw each of (B * k,) `log_weight` and (B * k, K) `log_joint_bound` of a `Weighted`
-    `JointBound`. Without one, `progress` runs through the rows twice.
+    of an `Exact` `Joint`, or one draw each of (B * k,) `log_weight` (`elbo` where there is none) and (B * k, K)
+    `log_joint_bound` of a `JointBound`. Without one, `progress` runs through the rows twice.
+
+    With `eliminate` (see `log_posterior`) the posterior is the guess that bounds log p(x) on k further draws, so log p
+    is a bound as before, by other draws than those of `log_prob`.
     """
-    exact = has(model, Exact, Joint)
-    bounds = has(model, Weighted, JointBound) and not has(model, Exact) and not has(model, Joint)
+    k = draws_of(model, k)
+    exact, weights = has(model, Exact, Joint), has(model, Weighted)
+    bounds = has(model, JointBound) and (weights or has(model, Bounded)) and not has(model, Exact)
+    bounds = bounds and not has(model, Joint)
+    if bounds and _eliminates(model, eliminate):
+        posterior = _raced(model, model.space.check(x, "x"), k, eliminate, seed, progress)
+        return _guessed(model, model.space.check(x, "x"), posterior, seed), posterior
     if not ((exact or bounds) and hasattr(model, "log_joint")):
         reading = log_prob(model, x, k=k, seed=seed, progress=progress)
         return reading, log_posterior(model, x, k, seed=seed, progress=progress)
-    _check_draws(k)
     x, k = model.space.check(x, "x"), 1 if exact else k
     pieces = _pieces(k)
 
     def draws(x: Any, y: Any, ids: Tensor) -> Tensor:
         values = [model.log_joint(x, noise=Noise(seed, ids, piece)) for piece in pieces]
-        of_x, of_y = (_average([value[place].double() for value in values], pieces, weights=bounds) for place in (0, 1))
+        of_x, of_y = (
+            _average([value[place].double() for value in values], pieces, weights=weights) for place in (0, 1)
+        )
         return torch.cat([of_x[:, None], of_y], 1)
 
     nats = batched(model, draws, x, progress=progress).reshape(-1, 1 + model.condition.levels)
     of_x, of_y = nats[:, 0].contiguous(), nats[:, 1:].contiguous()
     if exact:
         return LogProb(of_x, Kind.EXACT, model.space), Posterior(of_y, Kind.EXACT)
-    return LogProb(of_x, Kind.BOUND, model.space, k), Posterior(of_y.log_softmax(1), Kind.ESTIMATE)
+    return LogProb(of_x, Kind.BOUND, model.space, k), Posterior(of_y.log_softmax(1), Kind.ESTIMATE, k)
+
+
+def can_eliminate(model: Any) -> bool:
+    """Whether classes can be asked for one by one (`some_classes`), and their draws are averaged."""
+    return has(model, JointBound) and getattr(model, "some_classes", False) and not has(model, Weighted)
+
+
+def _eliminates(model: Any, eliminate: float) -> bool:
+    if isinstance(eliminate, bool) or not eliminate >= 0:
+        raise ValueError(f"eliminate is {eliminate!r}; accepts standard errors, a number above 0, or 0 for off")
+    return eliminate > 0 and can_eliminate(model)
+
+
+def _raced(model: Any, x: Any, k: int, errors: float, seed: int, progress: Callable[[int], None] | None) -> Posterior:
+    """The posterior by elimination: pairs (row, class) still in the race are packed into canonical batches."""
+    n, classes, nats, drawn = model.space.len(x), model.condition.levels, [], []
+    for start in range(0, n, ROWS):
+        size = min(ROWS, n - start)
+
+        def scores(rows: Tensor, labels: Tensor, piece: range, start: int = start) -> Tensor:
+            def call(x: Any, y: Any, ids: Tensor) -> Tensor:
+                bounds = model.log_joint_bound(x, among=y[:, None], noise=Noise(seed, ids, piece))
+                return bounds.double().reshape(BATCH, len(piece))
+
+            return batched(model, call, model.space.take(x, start + rows), labels, rows=start + rows)
+
+        def tell(share: float, start: int = start, size: int = size) -> None:
+            if progress is not None:
+                progress(start + int(share * size))
+
+        for done, values in zip((nats, drawn), race(scores, size, classes, k, errors, tell), strict=True):
+            done.append(values)
+    score = torch.cat(nats) if nats else torch.zeros(0, classes, dtype=torch.float64)
+    draws = torch.cat(drawn) if drawn else torch.zeros(0, classes, dtype=torch.int64)
+    return Posterior(score.log_softmax(1), Kind.ESTIMATE, k, draws)
+
+
+def _guessed(model: Any, x: Any, posterior: Posterior, seed: int) -> LogProb:
+    """log p(x) from the guess that a posterior is, on as many draws of a noise that it did not see."""
+    apart = seed + (1 << 64)
+
+    def draws(x: Any, y: Any, ids: Tensor) -> Tensor:
+        log_r = posterior.nats.to(ids.device)[ids]
+        reading = lambda piece: bound_of_mixture(model, x, log_r, noise=Noise(apart, ids, piece))  # noqa: E731
+        return _averaged(reading, posterior.k, weights=False)
+
+    return LogProb(batched(model, draws, x), Kind.BOUND, model.space, posterior.k, getattr(model, "reading_note", ""))
+
+
+def draws_of(model: Any, k: int | None) -> int:
+    """k, checked; where it is None what a `JointBound` prefers in its attribute `draws`, else 1."""
+    if k is None:
+        k = getattr(model, "draws", 1) if model is not None and has(model, JointBound) else 1
+    _check_draws(k)
+    return k
 
 
 def _check_draws(k: Any) -> None:

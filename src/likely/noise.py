@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ def _signed(word: int) -> int:
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
+_STEP = _signed(0xD1342543DE82EF95)
 
 
 def _shifted(word: Tensor, bits: int) -> Tensor:
@@ -44,6 +46,18 @@ def _mix_int(word: int) -> int:
     word = (word ^ word >> 30) * _MIX_1 % 2**64
     word = (word ^ word >> 27) * _MIX_2 % 2**64
     return word ^ word >> 31
+
+
+@cache
+def _root(n: int) -> int:
+    """The fraction of the square root of prime number n (from 0), in units of 2^-64, as a signed word."""
+    primes: list[int] = []
+    candidate = 2
+    while len(primes) <= n:
+        if all(candidate % prime for prime in primes):
+            primes.append(candidate)
+        candidate += 1
+    return _signed(math.isqrt(primes[n] << 128) % 2**64)
 
 
 class Noise:
@@ -70,10 +84,11 @@ class Noise:
         start = _mix_int(_mix_int(low + _GOLDEN) + high)
         keys = _mix(rows * _GOLDEN + _signed(start))
         if numbers == range(1):
-            self._keys = _mix(keys)
+            self._keys, self._places = _mix(keys), torch.stack([rows, torch.zeros_like(rows)])
         else:
             number = torch.arange(numbers.start, numbers.stop, numbers.step, device=rows.device)
             self._keys = _mix(keys[:, None] + number * _MIX_2).flatten()
+            self._places = torch.stack([rows.repeat_interleave(len(number)), number.repeat(len(rows))])
 
     @property
     def count(self) -> int:
@@ -89,7 +104,13 @@ class Noise:
         part = copy.copy(self)
         part.rows = self.rows[index]
         part._keys = self._keys.reshape(len(self.rows), self.draws)[index].flatten()
+        part._places = self._places.reshape(2, len(self.rows), self.draws)[:, index].flatten(1)
         return part
+
+    def skip_to(self, other: Noise) -> None:
+        """Go on where `other`, a part of this source, has come to: what follows is independent of all its draws."""
+        while self.calls < other.calls:
+            self._next()
 
     def flat(self) -> Noise:
         """Every draw as a row of its own, from the present call on: for values that `expand` brought to that layout."""
@@ -104,6 +125,22 @@ class Noise:
         word = _shifted(self._words(shape), 64 - bits)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         return word.to(wide).add_(0.5).mul_(2.0**-bits).to(dtype)
+
+    def stratified(self) -> Tensor:
+        """One uniform a draw, (B * k,) float64, spread evenly over neighbouring rows and over the draws of a row.
+
+        Each is uniform on (0, 1) over seeds, but they depend on each other: an average over rows or draws of a smooth
+        function of them is unbiased and varies far less than that of independent ones. Row i, draw j stand at the
+        fraction of i sqrt(p) + j sqrt(q), moved as a whole by what seed and call say; every call has primes p and q of
+        its own, so that two calls are spread evenly over the square as well ("Quasi-Monte Carlo methods and
+        pseudo-random numbers", Niederreiter, 1978).
+        """
+        self._next()
+        moved = _mix_int(_mix_int(self.seed + self.calls * _STEP) + (self.seed >> 64))
+        along_rows, along_draws = (_root(2 * self.calls + i) for i in (-2, -1))
+        row, draw = self._places
+        word = _shifted(row * along_rows + draw * along_draws + _signed(moved), 12)
+        return word.double().add_(0.5).mul_(2.0**-52)
 
     def normal(self, shape: Iterable[int] = (), *, dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal ("A note on the generation of random normal deviates", Box and Muller, 1958)."""
@@ -134,14 +171,20 @@ class Noise:
 
     def torch_seed(self) -> int:
         """A 63-bit seed for what cannot take draws from here (dropout, which runs in a forked global state)."""
+        first = _signed((int(self._keys[0]) - self.calls * _STEP) % 2**64) if self.count else 0
+        self._next()
+        word = torch.tensor([_signed(self.seed % 2**64) ^ first if self.count else 0])
+        return int(_shifted(_mix(word + _signed(self.calls * _GOLDEN % 2**64)), 1))
+
+    def _next(self) -> Tensor:
+        """The rows' keys, moved on by a call."""
         self.calls += 1
-        word = torch.tensor([_signed(self.seed % 2**64) ^ int(self._keys[0]) if self.count else 0])
-        return int(_shifted(_mix(word + self.calls * _GOLDEN), 1))
+        self._keys = self._keys + _STEP  # not first + calls * _STEP: torch.compile cannot wrap its own integers around
+        return self._keys
 
     def _words(self, shape: Iterable[int]) -> Tensor:
         """The next draw as raw 64-bit words, (count, *shape)."""
         shape = tuple(shape)
-        self.calls += 1
-        key = _mix(self._keys + _signed(self.calls * 0xD1342543DE82EF95 % 2**64))
+        key = _mix(self._next())
         offset = torch.arange(1, math.prod(shape) + 1, device=key.device) * _GOLDEN
         return _mix(key[:, None] + offset).reshape(self.count, *shape)

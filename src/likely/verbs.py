@@ -26,7 +26,8 @@ class Trainable(Protocol):
     `straight_through = True`: the gradient of what stands behind a rounding is then a substitute for one that is zero.
     One whose gradient is that of its loss only in expectation over the noise (the Neumann series of a residual flow)
     has `gradient_in_expectation = True`. One that learns also from rows without a label, y = -1, has
-    `unlabelled = True`.
+    `unlabelled = True`. One that makes its own target and holds it still (stop-gradient) has `self_taught = True`, and
+    its `loss` takes a `teacher`, the model whose targets they are, itself by default.
     """
 
     players: tuple[str, ...]
@@ -177,7 +178,12 @@ class Marginal(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """The posterior mean of x_0."""
+    """The posterior mean of x_0, scaled, for x_t = alpha x_0 + sigma eps, alpha^2 = sigmoid(log_snr), alpha^2 + sigma^2
+    = 1.
+
+    What tasks need besides: `scaled(x)` and `unscaled(x_hat)`, an affine map with one scale between raw rows and x_0,
+    and `log_snr_range`, the (lowest, highest) log-SNR that it was made for.
+    """
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Any = None) -> Tensor:
         """E[x_0 given x_t], (B, *shape)."""
@@ -198,7 +204,12 @@ class Joint(Protocol):
 
 @runtime_checkable
 class JointBound(Protocol):
-    """A bound for every class; a posterior made of it is an estimate."""
+    """A bound for every class; a posterior made of it is an estimate.
+
+    A model whose bounds want many draws to tell classes apart says how many in an attribute `draws`. One that draws the
+    same noise for every class of a row, and takes `among` (B, m), the classes to ask for in each row, answering
+    (B * k, m), has `some_classes = True`: hopeless classes can then be dropped early.
+    """
 
     def log_joint_bound(self, x: Any, *, noise: Noise) -> Tensor:
         """One draw of a lower bound on log p(x, y) for every y, (B * k, K) in nats."""

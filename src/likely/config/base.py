@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -18,5 +19,13 @@ class FamilyConfig(Config):
 
     learns_labels: ClassVar[bool] = False
     """Whether the family models p(x, y) and so always learns from labels; others do so where they are conditional."""
+
+    free: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may differ between a model and the one whose weights it starts from: they shape learning or drawing,
+    and leave what the weights mean."""
+
+    starts: ClassVar[Mapping[str, str]] = {}
+    """Other families whose weights start a part of this one: the family's name -> the field that configures the part,
+    which is also the name of the part."""
 
     family: str

@@ -30,7 +30,10 @@ class Recipe(Config):
     """Learn p(x given y) instead of p(x); a joint always learns p(x, y)."""
 
     model: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the family's config that differ from the preset."""
+    """Fields of the family's config that differ from the preset, or from the run's to start from."""
+
+    start: str | None = None
+    """A run whose weights to start from: of the same family, or of a part (for consistency, a diffusion run)."""
 
     data: DataConfig = DataConfig()
     """The data."""
@@ -89,6 +92,15 @@ def override(record: dict[str, Any], assignments: Iterable[str], model_fields: I
                 raise ValueError(f"{key}: {part} is {place!r} already; it takes no fields of its own")
         place[last] = _value(text)
     return record
+
+
+def settings_of(assignments: Iterable[str]) -> dict[str, Any]:
+    """A table of `key=value` assignments, values as in `override`. Raises `ValueError` for what is no assignment."""
+    pairs = [assignment.partition("=") for assignment in assignments]
+    for key, equals, text in pairs:
+        if not equals or not key:
+            raise ValueError(f"{key + equals + text!r} is no assignment; accepts key=value, for instance guidance=3")
+    return {key: _value(text) for key, _, text in pairs}
 
 
 def parse(record: dict[str, Any]) -> Recipe:

@@ -40,10 +40,12 @@ def round_trips(subject: Subject) -> str:
 
     Within 1e-10 in float64 and 1e-4 in float32, relative to 1 + |x|, on 64 rows, half of them three times as far out
     as the model draws. Exactly, for integers. A model that solves one direction to a stated `tolerance` has 100 times
-    that.
+    that. In float64 x may be further off where encode contracts so much that no inverse can know better: within what
+    64 roundings of z amount to, seen through the inverse of encode's autograd Jacobian, and 1e-6 at most.
+    encode(decode(z)) may not.
     """
     subject.need(Invertible)
-    worst = {}
+    worst, excused = {}, 0
     for precision, limit in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
         worst[precision] = 0.0
         limit = max(limit, 100 * getattr(subject.model, "tolerance", 0.0))
@@ -64,13 +66,33 @@ def round_trips(subject: Subject) -> str:
                     z = model.encode(x, condition)
                     back = model.decode(z, condition)
                     again = model.encode(back, condition)
-                gap = ((back.double() - x.double()).abs() / (1 + x.double().abs())).max()
+                gaps = ((back.double() - x.double()).abs() / (1 + x.double().abs())).flatten(1).amax(1)
+                over = (gaps > limit).nonzero()[:, 0]
+                if len(over) and precision == torch.float64:
+                    spared = over[gaps[over] <= _rounding(subject, model, x, z, condition, over)]
+                    excused += len(spared)
+                    gaps[spared] = 0.0
                 there = ((_flat(again) - _flat(z)).abs() / (1 + _flat(z).abs())).max()
-                value = max(float(gap.nan_to_num(math.inf)), float(there.nan_to_num(math.inf)))
+                value = max(float(gaps.max().nan_to_num(math.inf)), float(there.nan_to_num(math.inf)))
                 worst[precision] = max(worst[precision], value)
         if not worst[precision] <= limit:
             raise Failed(f"a round trip is off by {worst[precision]:.2e} in {precision}; accepts {limit:.0e}")
-    return f"float64 within {worst[torch.float64]:.1e}, float32 within {worst[torch.float32]:.1e}"
+    told = f", but for {excused} rows where encode contracts too far for float64" if excused else ""
+    return f"float64 within {worst[torch.float64]:.1e}{told}, float32 within {worst[torch.float32]:.1e}"
+
+
+def _rounding(subject: Subject, model: Any, x: Tensor, z: Any, y: Any, rows: Tensor) -> Tensor:
+    """How far 64 roundings of z can move these rows of x, relative to 1 + |x|, and at most 1e-6.
+
+    By 1 over the least singular value of d encode / d x. 0 where there is no such derivative.
+    """
+    if not isinstance(subject.space, Reals) or subject.space.dims > 64:
+        return torch.zeros(len(rows), dtype=torch.float64)
+    condition = None if y is None else subject.condition.take(y, rows)  # ty: ignore
+    jacobian = torch.autograd.functional.jacobian(lambda v: _flat(model.encode(v, condition)).sum(0), x[rows])
+    least = torch.linalg.svdvals(jacobian.reshape(-1, len(rows), subject.space.dims).transpose(0, 1))[:, -1]
+    reach = 64 * torch.finfo(torch.float64).eps * (1 + _flat(z)[rows].abs()).amax(1) / least
+    return (reach / (1 + x[rows].flatten(1).abs()).amin(1)).clamp(max=1e-6)
 
 
 @promise

@@ -12,7 +12,7 @@ from likely.conformance.general import readings
 from likely.conformance.report import Failed, Skip, promise
 from likely.conformance.statistics import t_limit, t_scores
 from likely.conformance.subject import Subject
-from likely.logprob import log_joint, log_posterior, log_prob, sample, scoring
+from likely.logprob import can_eliminate, log_joint, log_posterior, log_prob, sample, scoring
 from likely.noise import Noise
 from likely.verbs import Bounded, Estimated, Exact, Joint, JointBound, Samples, Trainable, Unnormalised, Weighted, has
 
@@ -82,7 +82,8 @@ def rows_posterior(subject: Subject) -> str:
     """J3 p(y | x) does not depend on the other rows, and both doors at once give what each gives.
 
     Through the door bit by bit, in the model's own dtype: an exact posterior of 67 rows in another order and in
-    pieces; `log_joint` against `log_prob` and `log_posterior` with 3 draws.
+    pieces; `log_joint` against `log_prob` and `log_posterior` with 3 draws. Where classes can drop out early: the first
+    rows alone, and every draw where nothing drops out.
     """
     subject.need(Joint, JointBound)
     model, n = subject.copied(), 67
@@ -94,7 +95,10 @@ def rows_posterior(subject: Subject) -> str:
         if not (same and torch.equal(posterior.nats, every)):
             raise Failed("`log_joint` is not, bit by bit, what `log_prob` and `log_posterior` give")
     if not has(model, Joint):
-        return "both doors at once bit-equal"
+        if not can_eliminate(model):
+            return "both doors at once bit-equal"
+        _eliminated(subject, model, x)
+        return "both doors at once bit-equal; so is every row where classes drop out early"
     order = (torch.arange(n) * 29 + 11) % n
     for rows in (order, torch.arange(1), torch.arange(1, 4), torch.arange(4, n)):
         if not torch.equal(log_posterior(model, take(x, rows)).nats, every[rows]):
@@ -135,6 +139,20 @@ def missing_labels(subject: Subject) -> str:
     if not worst <= 1e-8:
         raise Failed(f"the loss of a row without a label is off by {worst:.1e} from the sum over labels; accepts 1e-8")
     return f"labels summed out within {worst:.1e}"
+
+
+def _eliminated(subject: Subject, model: Any, x: Any) -> None:
+    k, errors = 24, 2.0
+    reading, every = log_joint(model, x, k, eliminate=errors, seed=subject.seed)
+    for n in (1, 5, 66):
+        few, part = log_joint(model, subject.space.take(x, slice(0, n)), k, eliminate=errors, seed=subject.seed)
+        if not (torch.equal(part.nats, every.nats[:n]) and torch.equal(few.nats, reading.nats[:n])):
+            raise Failed(f"with classes dropping out, {n} rows alone and among others differ; accepts the same bits")
+    plain = log_posterior(model, x, k, seed=subject.seed).nats
+    kept = log_posterior(model, x, k, eliminate=1e9, seed=subject.seed).nats
+    gap = float(((plain.exp() - kept.exp()).abs()).max())
+    if not gap <= 1e-3:
+        raise Failed(f"p(y | x) with nothing dropped is off by {gap:.1e} from the mean of all draws; accepts 1e-3")
 
 
 def _refuses(subject: Subject) -> None:

@@ -25,7 +25,8 @@ def gradients(subject: Subject) -> str:
 
     On the perturbed copy no trainable parameter's gradient is missing or entirely zero, and the loss notices y.
     Along 6 random directions the central difference of the loss under fixed noise (h = 1e-5, float64; the best of
-    three steps, as networks may have kinks) is the gradient's projection within 1e-6 relative. Where gradients pass
+    three steps, as networks may have kinks) is the gradient's projection within 1e-6 relative; targets of a model that
+    is `self_taught` come from a copy that stays as it is. Where gradients pass
     straight through roundings, that holds of each parameter by itself or else the loss is flat along it, bit for bit:
     it stands behind a rounding. Not all may. Where the model says `gradient_in_expectation`, both are means over 64
     noises of 4 copies of the rows, along 3 directions: a t-test of their differences. The gap that it sees, of a
@@ -41,15 +42,18 @@ def gradients(subject: Subject) -> str:
         parameters = [p for p in own if p.requires_grad]
         names = {id(p): name for name, p in model.named_parameters()}
 
-        def loss(player: str = player) -> Tensor:
-            return model.loss(x, y, player=player, noise=Noise(subject.seed + 5, 24))
+        # a target that is held still for the gradient has to stand still when the parameters move
+        held = {"teacher": copy.deepcopy(model)} if getattr(model, "self_taught", False) else {}
+
+        def loss(player: str = player, held: dict[str, Any] = held) -> Tensor:
+            return model.loss(x, y, player=player, noise=Noise(subject.seed + 5, 24), **held)
 
         if y is not None:
             turned = subject.condition.take(y, torch.arange(23, -1, -1))  # ty: ignore[unresolved-attribute]
             other = model.loss(x, turned, player=player, noise=Noise(subject.seed + 5, 24))
             if float(other.detach()) == float(loss().detach()):
                 raise Failed(f"the loss of {player!r} is the same with other conditions")
-        found = torch.autograd.grad(loss(), parameters, allow_unused=True)
+        found = torch.autograd.grad(loss(held={}), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             name = names.get(id(parameter), "?")
             if gradient is None or not bool(gradient.any()):
@@ -155,7 +159,8 @@ def learns(subject: Subject) -> str:
     over the same 64 noises: it falls in the mean, and under so many of them (54) that a fair coin would show as many
     with probability 1e-8. (No t-test: the loss of an untrained model may have no variance.) A learner in closed form
     gains by its start and 10 passes of EM, and no pass loses more than 1 % of that (smoothed statistics climb a
-    penalised likelihood, not quite this one).
+    penalised likelihood, not quite this one). What stands behind a rounding is held: its gradient is a substitute,
+    which over few levels raises the loss as often as not.
     """
     if not isinstance(subject.model, nn.Module):
         raise Skip("no torch module")
@@ -183,6 +188,8 @@ def learns(subject: Subject) -> str:
     perturb(model, subject.seed)
     model.eval()
     before = loss()
+    if getattr(model, "straight_through", False):
+        _hold_rounded(model, loss)
     train(model, x, y, 200, subject.seed, prepare=False)
     model.eval()
     gain = before - loss()
@@ -191,3 +198,14 @@ def learns(subject: Subject) -> str:
     if not (falls >= 54 and float(gain.mean()) > 0):
         raise Failed(f"200 steps change the loss from {told}; accepts down in the mean and under 54")
     return f"200 steps change the loss from {told}"
+
+
+@torch.no_grad()
+def _hold_rounded(model: nn.Module, loss: Callable[[], Tensor]) -> None:
+    """Freezes every parameter along which the loss is flat, bit for bit."""
+    before = loss()
+    for parameter in [p for p in model.parameters() if p.requires_grad]:
+        kept = parameter.clone()
+        parameter.add_(1e-4 * parameter.abs().clamp(min=0.1))
+        parameter.requires_grad_(not torch.equal(loss(), before))
+        parameter.copy_(kept)

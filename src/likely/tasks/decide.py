@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likely.logprob import LogProb, Posterior, log_joint
+from likely.logprob import ELIMINATE, LogProb, Posterior, log_joint
 from likely.tasks.conformal import conformal
 from likely.verbs import Joint, JointBound, require
 
@@ -50,8 +50,7 @@ class Decisions:
         """The decisions on some of the rows."""
         rows = (self.log_prob.nats, self.p_value, self.p_sure, self.novel, self.unsure)
         nats, *rest = (each[index] for each in rows)
-        posterior = Posterior(self.posterior.nats[index], self.posterior.kind)
-        return Decisions(posterior, replace(self.log_prob, nats=nats), *rest, self.classes)
+        return Decisions(self.posterior.take(index), replace(self.log_prob, nats=nats), *rest, self.classes)
 
     def verdict(self, i: int) -> str:
         """The verdict on row i as a sentence."""
@@ -88,7 +87,8 @@ def decide(
     *,
     novelty: float = 0.05,
     unsure: float = 0.0,
-    k: int = 1,
+    k: int | None = None,
+    eliminate: float = ELIMINATE,
     seed: int = 0,
     classes: tuple[str, ...] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -97,7 +97,8 @@ def decide(
 
     `held_out` are rows of the model's space that it was not trained on, and from nowhere else: they calibrate. Of
     rows like them at most the share `novelty` is called novel, and at most the share `unsure` is left without a
-    class for want of a clear one. `classes` names the classes. `progress` is called with
+    class for want of a clear one. `classes` names the classes. k draws a row and `eliminate` are those of
+    `likely.logprob.log_posterior`. `progress` is called with
     the number of held-out rows scored, which is most of the work.
 
     Raises `TypeError` for a model without p(y given x), `ValueError` for rates outside [0, 1) or so low that
@@ -114,9 +115,9 @@ def decide(
     classes = classes or tuple(str(c) for c in range(model.condition.levels))
     if len(classes) != model.condition.levels:
         raise ValueError(f"classes has {len(classes)} names; the model has {model.condition.levels} classes")
-    known, known_posterior = log_joint(model, held_out, k, seed=seed, progress=progress)
+    known, known_posterior = log_joint(model, held_out, k, eliminate=eliminate, seed=seed, progress=progress)
     calibration, sureness = known.nats, known_posterior.log_odds
-    reading, posterior = log_joint(model, x, k, seed=seed)
+    reading, posterior = log_joint(model, x, k, eliminate=eliminate, seed=seed)
     low, high = conformal(reading.nats, calibration), conformal(-reading.nats, -calibration)
     p_value = (2 * torch.minimum(low, high)).clamp(max=1)
     p_sure = conformal(posterior.log_odds, sureness)

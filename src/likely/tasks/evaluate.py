@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from likely.logprob import Kind, LogProb, Posterior, log_joint, log_prob
+from likely.logprob import ELIMINATE, Kind, LogProb, Posterior, log_joint, log_prob
 from likely.space import Integers, Table
 from likely.verbs import Joint, JointBound, has
 
@@ -84,7 +84,13 @@ class Evaluation:
 
 
 def evaluate(
-    model: Any, data: Any, k: int = 1, *, seed: int = 0, progress: Callable[[int], None] | None = None
+    model: Any,
+    data: Any,
+    k: int | None = None,
+    *,
+    eliminate: float = ELIMINATE,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Score rows `data.x` (with `data.y` where the model has classes): the mean of log p with its kind and error.
 
@@ -100,7 +106,7 @@ def evaluate(
     if not joint or data.y is None:
         return Evaluation(log_prob(model, x, data.y if given else None, k, seed=seed, progress=progress), given)
     y = model.condition.check(data.y, "data.y").long()
-    reading, posterior = log_joint(model, x, k, seed=seed, progress=progress)
+    reading, posterior = log_joint(model, x, k, eliminate=eliminate, seed=seed, progress=progress)
     return Evaluation(reading, given, posterior, y)
 
 

@@ -86,3 +86,18 @@ def risk_figure(curves: dict[str, Any]) -> Any:
     axes.set_ylim(0, 1.3 * top if top else 1)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
+
+
+def profile_figure(found: Any) -> Any:
+    """The curves of a `likely.tasks.profile.Profile`: the bound's integrand and sum, and the denoiser's error."""
+    figure = blank_figure(10.4, 3.5)
+    left, right = figure.subplots(1, 2)
+    plain_axes(left, "log-SNR", "bits/dim for one unit of log-SNR")
+    plain_axes(right, "log-SNR", "mean absolute error of what is denoised")
+    left.plot(found.log_snr, found.kl, color=BLUE, linewidth=2)
+    left.axhline(0.5 / math.log(2), color=GREY, linestyle=":", linewidth=1)
+    left.axvline(found.divide, color=ORANGE, linestyle="--", linewidth=1)
+    left.annotate("half of the bits", (found.divide, float(found.kl.max())), color=ORANGE, fontsize=9)
+    right.plot(found.log_snr, found.error, color=BLUE, linewidth=2)
+    right.set_yscale("log")
+    return figure

@@ -165,6 +165,11 @@ def unpack(data: bytes, where: Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         raise ValueError(f"{where} is damaged: {error}") from error
 
 
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's tensors, in hexadecimal."""
+    return _digest(dict(_plain(model.state_dict()))).hex()
+
+
 class Checkpoints:
     """The checkpoints of a run folder."""
 

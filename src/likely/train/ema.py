@@ -13,7 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class Average:
-    """An exponential moving average of a model's parameters; buffers are copied, not averaged."""
+    """An exponential moving average of a model's parameters; buffers are copied, not averaged.
+
+    So are the parameters of modules with `averaged = False`: a learned noise schedule is only right as it is.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -24,6 +27,10 @@ class Average:
         t = int(self.averaged.n_averaged)
         self.averaged.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + t) / (10 + t)))
         self.averaged.update_parameters(model)
+        for ours, theirs in zip(self.averaged.module.modules(), model.modules(), strict=True):
+            if not getattr(theirs, "averaged", True):
+                for mine, value in zip(ours.parameters(), theirs.parameters(), strict=True):
+                    mine.data.copy_(value.data)
 
     def ready(self) -> nn.Module:
         """A copy of the model with the averaged weights, ready to be asked (the average itself stays as it is)."""

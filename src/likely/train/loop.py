@@ -33,6 +33,7 @@ from likely.train.ledger import Ledger
 from likely.train.parallel import Team, place, together
 from likely.train.progress import Events, Progress, memory
 from likely.train.record import Record, create, restart, surroundings
+from likely.train.start import start_from
 from likely.train.stopping import Stopping
 from likely.train.validate import LIKELIHOODS, score, valid_rows
 from likely.verbs import ClosedForm, Trainable, has, require
@@ -68,6 +69,7 @@ def fit(
     steps: int | None = None,
     run: str | Path | None = None,
     resume: bool = False,
+    start: str | Path | nn.Module | None = None,
     progress: bool | Events | None = None,
     asked: Mapping[str, Any] | None = None,
     **fields: Any,
@@ -76,11 +78,13 @@ def fit(
 
     `fields` are those of `TrainConfig`. With `run`, a folder keeps checkpoints and the ledger; `resume=True` goes on
     from its newest good checkpoint (or starts it) and ends where the unbroken run would have, bit for bit on the same
-    kind of machine. `asked` are JSON values for the ledger's first line. `progress` is None (a bar on a terminal),
-    False, True, or a function that gets events. SIGINT and SIGTERM save and stop.
+    kind of machine. `start` is a model, or where one was saved, whose weights this one starts from instead of its own
+    and of a data-dependent start: one of the same family, or of a part (the diffusion model of a consistency model).
+    `asked` are JSON values for the ledger's first line. `progress` is None (a bar on a terminal), False, True, or a
+    function that gets events. SIGINT and SIGTERM save and stop.
 
-    Raises `TypeError` for a model that cannot learn, `ValueError` for bad data, fields or run folders, `NotFinite`
-    when a loss or gradient is not finite, `OSError` when the last checkpoint cannot be written.
+    Raises `TypeError` for a model that cannot learn, `ValueError` for bad data, fields, start or run folders,
+    `NotFinite` when a loss or gradient is not finite, `OSError` when the last checkpoint cannot be written.
     """
     require(model, (Trainable, ClosedForm), "fit")
     if steps is not None:
@@ -96,7 +100,8 @@ def fit(
         found = _continued(run, config, fields, team, stack)
         config = found[0] if found else config
         stack.enter_context(_surrounded(model, config, device))
-        return _Fit(model.to(device), data, config, run, team, device, dict(asked or {}), found, stack).go(progress)
+        job = _Fit(model.to(device), data, config, run, team, device, dict(asked or {}), found, stack)
+        return job.go(progress, start)
 
 
 def resume(
@@ -143,8 +148,11 @@ class _Fit:
         self.best: dict[str, Any] = {"score": None, "step": 0, "since": 0}
         self.best_weights: dict[str, Tensor] | None = None
 
-    def go(self, progress: bool | Events | None) -> FitResult:
-        if self.found is None:
+    def go(self, progress: bool | Events | None, start: str | Path | nn.Module | None) -> FitResult:
+        self.started: dict[str, Any] = {}
+        if self.found is None and start is not None:
+            self.started = {"start": start_from(self.model, start)}
+        elif self.found is None:
             prepare(self.model, self.batches, self.config)
         self.learner: Gradient | Closed = learner(self.model, self.batches, self.config, self.team)
         history, seconds = self._begin()
@@ -217,6 +225,7 @@ class _Fit:
             parameters = list(self.model.parameters())
             start = {
                 "asked": self.asked,
+                **self.started,
                 "model": header(self.model),
                 "parameters": sum(p.numel() for p in parameters),
                 "bytes": sum(p.numel() * p.element_size() for p in parameters),

@@ -8,12 +8,8 @@ x_0 to data x_1, x_t = (1 - (1 - sigma) t) x_0 + t x_1 ("Flow Matching for Gener
 Nickel, Le, 2023), which solves no ODE.
 
 A solver answers to a tolerance, so log p is an estimate, on neither side (`Estimated`, not `unbiased`), and every
-reading says how it was solved. An adaptive solver takes one step size for the whole batch: the score of a row would
-then depend on its neighbours, by up to the tolerance. So a reading solves on a fixed grid with Runge and Kutta's
-fourth-order method and doubles the grid; each row keeps the first solution that the last doubling changed by no more
-than the tolerance. (In the limit its error is a fifteenth of that change; on coarse grids that credit is not due.) This
-sees the whole error, where step-size control sees only that of single steps, and it costs evaluations that a row of its
-own might have spared. `dopri5` is there as the adaptive alternative, solved row by row for the same reason.
+reading says how it was solved: on fixed grids, row by row, see `likely.ode`. `dopri5` is there as the adaptive
+alternative, solved row by row too, for otherwise the score of a row would depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -40,14 +36,8 @@ from likely.families.flow.field import (
 )
 from likely.families.flow.transforms import Answer, Chain, Standardise, Transform, Volume
 from likely.noise import Noise
+from likely.ode import ORDER, Limits, StepLimit, attainable, refined, rk4, unsolved
 from likely.space import Integers, Reals, Space
-
-ORDER = 4
-"""Of Runge and Kutta's method: the error falls with the fourth power of the number of steps."""
-
-
-class StepLimit(FloatingPointError):
-    """An ODE was not solved to its tolerance within the steps that it may take."""
 
 
 class ODE(Transform):
@@ -85,43 +75,21 @@ class ODE(Transform):
 
     def _grid(self, x: Tensor, y: Tensor | None, how: Divergence, start: float, end: float, steps: int) -> Answer:
         """The classical fourth-order method of Runge and Kutta on `steps` equal steps."""
-        h, log_det = (end - start) / steps, x.new_zeros(x.shape[0])
-        times = torch.linspace(start, end, 2 * steps + 1, dtype=torch.float64)
-        for i in range(steps):
-            begin, middle, after = times[2 * i : 2 * i + 3]
-            k1, d1 = self._rate(begin, x, y, how)
-            k2, d2 = self._rate(middle, x + h / 2 * k1, y, how)
-            k3, d3 = self._rate(middle, x + h / 2 * k2, y, how)
-            k4, d4 = self._rate(after, x + h * k3, y, how)
-            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-            log_det = log_det + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
-        return x, log_det
+        return rk4(lambda t, x: self._rate(t, x, y, how), x, start, end, steps)
 
     def _refined(self, x: Tensor, y: Tensor | None, how: Divergence, start: float, end: float) -> Answer:
         """Grids of twice as many steps each; a row keeps the first that moves it by no more than the tolerance."""
-        steps, tolerance = max(self.config.steps // 2, 1), attainable(self.config.tolerance, x.dtype)
-        z, log_det = self._grid(x, y, how, start, end, steps)
-        kept, kept_log_det = z, log_det
-        done = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
-        change = torch.full_like(log_det, torch.inf)
-        while not bool(done.all()):
-            steps *= 2
-            if steps > self.config.max_steps:
-                raise StepLimit(_limit(self.config, f"{int((~done).sum())} of {len(done)} rows", change[~done]))
-            finer, finer_log_det = self._grid(x, y, how, start, end, steps)
-            change = relative_change(z, finer).flatten(1).amax(1)
-            if not isinstance(how, Ignored):  # log p but for a constant: log_det leaves out what z does to it
-                old, new = log_det - half_square(z), finer_log_det - half_square(finer)
-                change = torch.maximum(change, relative_change(old, new))
-            now = (change <= tolerance) & ~done
-            kept = torch.where(now.reshape(-1, *[1] * (x.ndim - 1)), finer, kept)
-            kept_log_det = torch.where(now, finer_log_det, kept_log_det)
-            done, z, log_det = done | now, finer, finer_log_det
-        return kept, kept_log_det
+        config = self.config
+        limits = Limits(max(config.steps // 2, 1), config.max_steps, config.tolerance)
+        solution = refined(
+            lambda steps: self._grid(x, y, how, start, end, steps), limits, volume=not isinstance(how, Ignored)
+        )
+        return solution.x, solution.log_det
 
     def _adaptive(self, x: Tensor, y: Tensor | None, how: Divergence, start: float, end: float) -> Answer:
         """dopri5 of torchdiffeq: row by row, or in training (where `how` has a grid) all rows with one step size."""
         odeint = need("torchdiffeq", "ode").odeint
+        limits = Limits(self.config.steps, self.config.max_steps, self.config.tolerance)
         tolerance = attainable(self.config.tolerance, x.dtype)
         span = torch.tensor([start, end], dtype=x.dtype, device=x.device)
 
@@ -139,7 +107,7 @@ class ODE(Transform):
                     options=options,
                 )
             except AssertionError as error:  # the package's only sign that the steps ran out, or fell to nothing
-                raise StepLimit(_limit(self.config, "a row", x.new_zeros(0)) + f" ({error})") from error
+                raise StepLimit(f"{unsolved(limits, 'a row')} ({error})") from error
             return z[-1], log_det[-1]
 
         if how.steps is not None:
@@ -147,29 +115,6 @@ class ODE(Transform):
         rows = [solve(x[i : i + 1], None if y is None else y[i : i + 1], how.row(i)) for i in range(x.shape[0])]
         zs, log_dets = zip(*rows, strict=True)
         return torch.cat(zs), torch.cat(log_dets)
-
-
-def relative_change(before: Tensor, after: Tensor) -> Tensor:
-    """|after - before| / (1 + |after|), entry by entry."""
-    return (after - before).abs() / (1 + after.abs())
-
-
-def half_square(z: Tensor) -> Tensor:
-    """|z|^2 / 2 of every row, (B,)."""
-    return 0.5 * z.flatten(1).square().sum(1)
-
-
-def attainable(tolerance: float, dtype: torch.dtype) -> float:
-    """The tolerance, or what the precision allows for."""
-    return max(tolerance, 64 * torch.finfo(dtype).eps)
-
-
-def _limit(config: ContinuousFlowConfig, who: str, error: Tensor) -> str:
-    largest = f", the last doubling moves them by {float(error.detach().max()):.1e}" if error.numel() else ""
-    return (
-        f"the ODE is not solved to tolerance {config.tolerance:g} in {config.max_steps} steps ({who}{largest}); "
-        "raise max_steps or tolerance, or train on: fields grow stiff with learning rates that are too high"
-    )
 
 
 class ContinuousFlow(FlowModel):
@@ -238,6 +183,7 @@ class ContinuousFlow(FlowModel):
         return Hutchinson(1 - 2 * noise.integers(2, self.shape).to(self._dtype), steps)
 
     def _matching(self, x: Tensor, y: Tensor | None, noise: Noise) -> Tensor:
+        x, y = noise.expand(x), None if y is None else noise.expand(y)
         x1, _ = self.transform.parts[0](x.to(self._dtype).reshape(-1, *self.shape))  # ty: ignore
         x0, t = noise.normal(self.shape, dtype=self._dtype), noise.uniform((1,), dtype=self._dtype)
         # x_t = (1 - (1 - sigma) t) x_0 + t x_1 moves with the constant velocity x_1 - (1 - sigma) x_0

@@ -85,7 +85,7 @@ def compare(
     against: dict[str, tuple[Any, Any]],
     methods: tuple[str, ...] = tuple(METHODS),
     *,
-    k: int = 1,
+    k: int | None = None,
     seed: int = 0,
     background: Any = None,
     progress: Callable[[int, int], None] | None = None,

@@ -43,7 +43,7 @@ class Diagnosis:
         return {"rho": rho, "rows": self.rows, "mostly_complexity": self.ill, "sentence": self.sentence}
 
 
-def doctor(model: Any, held_out: Any, *, k: int = 1, seed: int = 0) -> Diagnosis:
+def doctor(model: Any, held_out: Any, *, k: int | None = None, seed: int = 0) -> Diagnosis:
     """Whether a model's log p says more than how well a row compresses; `held_out` are rows of its own data."""
     context, held_out = Context(k, seed), model.space.check(held_out, "held_out")
     ready = plan(model, _row(model, held_out), ("complexity",), context)
@@ -142,7 +142,7 @@ def detect(
     method: str = "dose",
     *,
     fdr: float = 0.05,
-    k: int = 1,
+    k: int | None = None,
     seed: int = 0,
     background: Any = None,
     progress: Callable[[int, int], None] | None = None,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from likely.logprob import batched, log_posterior, log_prob
+from likely.logprob import ELIMINATE, batched, can_eliminate, log_joint, log_posterior, log_prob
 from likely.noise import Noise
 from likely.space import Integers
 from likely.tasks.codecs import code_lengths
@@ -32,10 +32,10 @@ GRADIENT_NUMBERS = 2**25
 
 @dataclass(frozen=True)
 class Context:
-    """What statistics need beside model and rows: draws a row, seed, a background model, who wants to know of
-    progress (called with the number of rows done)."""
+    """What statistics need beside model and rows: draws a row (None: what the model prefers), seed, a background model,
+    who wants to know of progress (called with the number of rows done)."""
 
-    k: int = 1
+    k: int | None = None
     seed: int = 0
     background: Any = None
     progress: Callable[[int], None] | None = None
@@ -43,6 +43,9 @@ class Context:
 
 def log_p(model: Any, x: Any, context: Context) -> Tensor:
     """log p(x)."""
+    if can_eliminate(model):
+        reading, _ = log_joint(model, x, context.k, eliminate=ELIMINATE, seed=context.seed, progress=context.progress)
+        return reading.nats
     return log_prob(model, x, k=context.k, seed=context.seed, progress=context.progress).nats
 
 
@@ -58,7 +61,8 @@ def background(model: Any, x: Any, context: Context) -> Tensor:
 
 def odds(model: Any, x: Any, context: Context) -> Tensor:
     """Log-odds of the most likely class."""
-    return log_posterior(model, x, context.k, seed=context.seed, progress=context.progress).log_odds
+    found = log_posterior(model, x, context.k, eliminate=ELIMINATE, seed=context.seed, progress=context.progress)
+    return found.log_odds
 
 
 def energy(model: Any, x: Any, context: Context) -> Tensor:
@@ -156,7 +160,10 @@ def _no_gradient(model: Any, row: Any, context: Context) -> str | None:
 
 def _no_background(model: Any, row: Any, context: Context) -> str | None:
     if context.background is None:
-        return "a likelihood ratio needs a background model, trained on mutated data; none was given"
+        return (
+            "a likelihood ratio needs a background model, trained on mutated data; `likely detect RUN --method ratio` "
+            "trains one and keeps it for later calls (in Python: `background`)"
+        )
     if context.background.space != model.space:
         return f"background is about {context.background.space}, the model about {model.space}"
     return _no_log_p(context.background, row, context)
