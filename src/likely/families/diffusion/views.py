@@ -31,6 +31,7 @@ from torch.func import jvp, vmap
 
 from likely.families.diffusion.schedule import signal_noise
 from likely.nets.attention import forward_mode
+from likely.nets.embedding import Condition
 from likely.noise import Noise
 from likely.ode import ORDER, Answer, Limits, Solution, attainable, refined, rk4
 from likely.space import Integers
