@@ -58,6 +58,14 @@ def step(net: nn.Module, loss: Loss, x: Tensor) -> Step:
     return run
 
 
+def repeated(run: Step, calls: int) -> Step:
+    def several() -> None:
+        for _ in range(calls):
+            run()
+
+    return several
+
+
 def size(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
@@ -176,9 +184,7 @@ def flow_matching(repeats: int) -> None:
         for rival, objective in theirs.items():
             net = copy.deepcopy(model.core.net)
             steps[rival] = step(net, objective(net, scaled), x)
-        times = timing.race(
-            {name: lambda run=run: [run() for _ in range(calls)] for name, run in steps.items()}, repeats
-        )
+        times = timing.race({name: repeated(run, calls) for name, run in steps.items()}, repeats)
         for rival in theirs:
             pair = {"ours": times["likely"], "rival": times[rival]}
             row = timing.against(
