@@ -169,10 +169,12 @@ def ood_tables() -> str:
             bits = f"{outside['bits_per_dim']['mean']:.2f}"
             cells.append([name, bits, *(auroc(each) if each else "" for each in found)])
         inside = row["inside"]["bits_per_dim"]
+        accuracy = "" if row["accuracy"] is None else f"accuracy {row['accuracy']:.3f}; "
         told = (
             f"{row['parameters']:,} parameters, {row['steps']:,} steps in {row['train_cpu_s']:.0f} CPU seconds (the "
-            f"background of `ratio` {row['background_cpu_s']:.0f}); inside {inside['mean']:.2f} bits/dim; "
-            f"{row['rows']} rows of each; {row['inside_rule']}. The doctor: {row['doctor']['sentence']}."
+            f"background of `ratio` {row['background_cpu_s']:.0f}); inside {inside['mean']:.2f} bits/dim; {accuracy}"
+            f"{row['rows']} rows of each; {row['inside_rule']}. Not to be had from this model: "
+            f"{', '.join(row['refused'])}. The doctor: {row['doctor']['sentence']}."
         )
         parts.append(f"### {row['case']}\n\n{told}\n\n{table(['outside', 'bits/dim', *methods], cells)}")
     return "\n\n".join(parts) or "No measurements yet."

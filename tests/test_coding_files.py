@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +32,14 @@ from likely.coding import (
 )
 from likely.coding.choice import schemes_of
 from likely.coding.container import Chunk, Kind
-from likely.logprob import sample
+from likely.coding.latent import Lattice, prior_tables
+from likely.coding.programs import looked_up
+from likely.conformance import check
+from likely.families.vae.latent import Gaussian, GaussianMixture
+from likely.logprob import sample, scoring
+from likely.noise import Noise
 from likely.space import Integers, Reals
+from likely.train import save
 from likely.verbs import takes_y
 
 TINY = {(family, name): tiny for family in registry.FAMILIES for name, tiny in registry.tiny(family).items()}
@@ -75,11 +84,24 @@ def digits() -> Any:
 def mixture(digits: Any) -> nn.Module:
     """A mixture fitted to the digits by a few passes of EM."""
     model: Any = registry.build("mixture", digits.space, components=20, seed=0)
-    from likely.noise import Noise
-
     model.prepare(digits.train.x, noise=Noise(0, len(digits.train.x)))
     for _ in range(5):
         model.absorb(model.statistics(digits.train.x))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def autoencoder(digits: Any) -> nn.Module:
+    """A VAE trained on the digits for some seconds."""
+    model: Any = registry.build("vae", digits.space, latent=6, hidden=(64,), seed=0)
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    order = torch.Generator().manual_seed(0)
+    for step in range(500):
+        x = digits.train.x[torch.randint(len(digits.train.x), (64,), generator=order)]
+        optimiser.zero_grad()
+        model.loss(x, noise=Noise(step, 64)).backward()
+        optimiser.step()
+        model.after_step()
     return model.eval()
 
 
@@ -111,8 +133,16 @@ def test_every_model_that_can_be_coded_gives_back_what_it_got(name: str) -> None
         assert y is None or torch.equal(rows.y, y)
 
 
+def test_integer_flow_of_several_levels() -> None:
+    """No tiny instance has room for a second level, whose parts have to come in the right order."""
+    model: Any = registry.build("integer-flow", Integers((1, 4, 4), 5), depth=1, width=6, components=2, seed=1)
+    assert len(model.bases) == 2
+    assert model.bases[0].shape != model.bases[1].shape
+    assert check(model, only="C1").passed
+
+
 def test_families_that_must_be_codable() -> None:
-    assert {name.split(" / ")[0] for name in CODABLE} >= {"mixture", "autoregressive", "integer-flow"}
+    assert {name.split(" / ")[0] for name in CODABLE} >= {"mixture", "autoregressive", "integer-flow", "vae"}
     ordered = [name for name in CODABLE if name.startswith("autoregressive")]
     assert len(ordered) == len(registry.tiny("autoregressive"))
 
@@ -146,6 +176,69 @@ def test_digits_cost_what_the_model_says(mixture: nn.Module, digits: Any) -> Non
     blob = coder.compress(digits.test.x)
     assert 8 * len(blob) == report.coded + report.header
     assert report.bits_per_dim == 8 * len(blob) / digits.test.x.numel()
+
+
+def test_bits_back_costs_the_bound(autoencoder: nn.Module, digits: Any) -> None:
+    """Within 0.5 % of the ELBO where the first group's initial bits are spread over many rows; two-part costs more."""
+    x = digits.train.x
+    with scoring(autoencoder):
+        nats = torch.stack([autoencoder.elbo(x, noise=Noise(i, len(x))) for i in range(8)]).mean()  # ty: ignore
+    bound = -float(nats) / math.log(2) * len(x)
+    report = Codec(autoencoder, group=4).report(x)
+    assert report.kind == "<="
+    assert report.raw == 0
+    assert abs(report.coded / bound - 1) < 0.005
+    assert 0 < report.initial < 0.005 * report.coded
+    single = Codec(autoencoder, scheme="two-part").report(x)
+    assert single.initial == 0
+    assert 1.01 < single.coded / bound < 1.15
+
+
+def test_few_rows_are_coded_in_two_parts(autoencoder: nn.Module, digits: Any) -> None:
+    coder = Codec(autoencoder)
+    for n, scheme in ((1, "two-part"), (19, "two-part"), (20, "bits-back")):
+        blob = coder.compress(digits.test.x[:n])
+        assert container.read(blob).header["coding"]["scheme"] == scheme
+        assert torch.equal(coder.decompress(blob), digits.test.x[:n])
+    with pytest.raises(ValueError, match="accepts two-part, bits-back"):
+        Codec(autoencoder, scheme="sequential")
+
+
+def test_damage_to_the_bits_that_were_borrowed_is_seen(autoencoder: nn.Module, digits: Any) -> None:
+    """They change no pixel, so that only their own check can find it; no checksum stands in its way here."""
+    coder, x = Codec(autoencoder, group=4, chunk=40), digits.test.x[:40]
+    blob = coder.compress(x)
+    data = bytearray(container.read(blob).chunk(0))
+    lanes = data[0]
+    data[2 + 8 * lanes] ^= 1  # the lowest word
+    with pytest.raises(CorruptChunk, match="end where it began"):
+        coder.decompress(rewritten(blob, chunks=lambda p: [p[0]._replace(data=bytes(data))]))
+
+
+@pytest.mark.parametrize("name", ["normal", "mixture"])
+def test_latents_cost_what_their_prior_says(name: str) -> None:
+    """On a fine lattice the tables of all latents together charge log p(z) and the size of a cell."""
+    r = torch.Generator().manual_seed(0)
+    m = 1 if name == "normal" else 3
+    mean, log_var = torch.randn(m, 4, generator=r).double(), 0.5 * torch.randn(m, 4, generator=r).double()
+    weight = torch.randn(m, generator=r).double()
+    prior: Any = Gaussian(mean, log_var) if m == 1 else GaussianMixture(weight, mean, log_var)
+    lattice = Lattice(6, 8)
+    z = mean[torch.arange(200) % m] + (log_var[torch.arange(200) % m] / 2).exp() * torch.randn(200, 4, generator=r)
+    k = lattice.nearest(z)
+    found = looked_up(prior_tables(prior, lattice, k), k)
+    charged = np.concatenate([(24 - np.log2(f)).reshape(200, -1) for _, f in found], 1).sum(1)
+    says = -prior.log_prob(lattice.value(k)).numpy() / math.log(2) + 4 * 6
+    assert np.quantile(np.abs(charged - says), 0.95) < 0.05  # in the far tails frequencies are small integers
+    assert np.abs((charged - says).mean()) < 0.01
+
+
+def test_lattice() -> None:
+    lattice = Lattice(3, 5)
+    k = np.arange(lattice.size)
+    assert lattice.value(k)[[0, -1]].tolist() == [-5, 5]
+    assert np.array_equal(lattice.nearest(lattice.value(k)), k)
+    assert lattice.nearest(torch.tensor([-9.0, 9.0, 0.07])).tolist() == [0, lattice.size - 1, 41]
 
 
 def test_one_row_alone(mixture: nn.Module, digits: Any) -> None:
@@ -387,3 +480,101 @@ def test_models_that_cannot_code_say_why() -> None:
         Codec(registry.build(tiny.config, tiny.space, tiny.condition))
     with pytest.raises(TypeError, match="at most 65536"):
         Codec(registry.build("autoregressive", Integers((2,), 70000), observation="logistic", network="made"))
+
+
+# Other machines -----------------------------------------------------------------------------------------------------
+
+ELSEWHERE = """
+import json, sys, hashlib
+import torch
+torch.set_num_threads(int(sys.argv[2]))
+import likely as lk
+from pathlib import Path
+folder, found = Path(sys.argv[1]), {}
+for path in sorted(folder.glob("*.safetensors")):
+    model = lk.load_model(path)
+    x = torch.load(folder / f"{path.stem}.pt", weights_only=True)
+    found[path.stem] = {"back": torch.equal(lk.Codec(model).decompress((folder / f"{path.stem}.lkz").read_bytes()), x)}
+    image = torch.arange(64 * 48 * 48).reshape(1, 64, 48, 48).sin()
+    weight = torch.arange(64 * 64 * 9).reshape(64, 64, 3, 3).cos()
+    bits = torch.nn.functional.conv2d(image, weight).numpy().tobytes()
+    found[path.stem]["float32"] = hashlib.sha256(bits).hexdigest()
+print(json.dumps(found))
+"""
+
+
+def elsewhere(folder: Path, threads: int = 1, **environment: str) -> dict[str, dict[str, Any]]:
+    """What a process under another environment makes of the files in a folder."""
+    source = str(Path(__file__).parent.parent / "src")
+    merged = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": str(threads), **environment}
+    words = [sys.executable, "-c", ELSEWHERE, str(folder), str(threads)]
+    done = subprocess.run(words, capture_output=True, text=True, env=merged, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def written(mixture: Any, autoencoder: Any, digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of this process: models beside what they compressed."""
+    folder = tmp_path_factory.mktemp("written")
+    pixels = registry.build("autoregressive", digits.space, network="pixelcnn", width=8, layers=1, components=5)
+    shifts = registry.build("integer-flow", digits.space, depth=2, width=24)
+    shifts.prepare(digits.train.x, noise=Noise(0, 512))
+    for name, model in (("mixture", mixture), ("vae", autoencoder), ("pixelcnn", pixels), ("integer-flow", shifts)):
+        model = model.float()
+        save(model, folder / f"{name}.safetensors")
+        x = digits.test.x[:21]
+        torch.save(x, folder / f"{name}.pt")
+        blob = Codec(model).compress(x)
+        assert Kind.RAW not in {e.kind for e in container.read(blob).entries} or name == "integer-flow"
+        (folder / f"{name}.lkz").write_bytes(blob)
+    return folder
+
+
+def test_another_machine_decodes_the_same_bits(written: Path) -> None:
+    """Without vector instructions and on two threads; that float32 does differ there shows that it is elsewhere."""
+    here = elsewhere(written)
+    there = elsewhere(written, 2, ATEN_CPU_CAPABILITY="default", ONEDNN_MAX_CPU_ISA="SSE41", MKL_CBWR="COMPATIBLE")
+    assert all(each["back"] for each in (*here.values(), *there.values()))
+    assert here["vae"]["float32"] != there["vae"]["float32"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        {"ATEN_CPU_CAPABILITY": "default"},
+        {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+        {"MKL_CBWR": "COMPATIBLE"},
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_other_machines_decode_the_same_bits(written: Path, environment: dict[str, str], threads: int) -> None:
+    assert all(each["back"] for each in elsewhere(written, threads, **environment).values())
+
+
+@pytest.mark.long
+def test_random_damage_to_a_larger_file(mixture: nn.Module, digits: Any) -> None:
+    """Bytes changed, cut out, put in and moved about: always an error, never other rows."""
+    coder, x = Codec(mixture, chunk=64), digits.test.x
+    blob = coder.compress(x)
+    r = np.random.default_rng(0)
+    for _ in range(20_000):
+        bad = bytearray(blob)
+        a, b = sorted(int(i) for i in r.integers(0, len(bad), 2))
+        match int(r.integers(5)):
+            case 0:
+                bad[a] ^= int(r.integers(1, 256))
+            case 1:
+                del bad[a:b]
+            case 2:
+                bad[a:a] = r.bytes(int(r.integers(1, 50)))
+            case 3:
+                bad[a:b] = r.bytes(b - a)
+            case _:
+                bad[a:b] = bad[a:b][::-1]
+        if bytes(bad) == blob:
+            continue
+        with pytest.raises(CodecError):
+            coder.decompress(bytes(bad))

@@ -292,6 +292,17 @@ BROKEN = {
             Normal, log_marginal=lambda self, x, seen, y=None: Normal.log_marginal(self, x, seen | (seen.sum() > 0))
         )(),
     ),
+    "steps that give the sites back in another order": (
+        "C1",
+        lambda: changed(Chain, from_sites=lambda self, x: Chain.from_sites(self, x.flip(2)))(BITS),
+    ),
+    "steps that charge for another density": (
+        "C1",
+        lambda: changed(
+            Chain,
+            log_prob=lambda self, x, y=None: Chain.log_prob(self, x) + 0.2 * x.flatten(1).sum(1),
+        )(BITS),
+    ),
     "a density for a bound": (
         "D1",
         lambda: changed(Switch, log_prob=lambda self, x, y=None: self.elbo(x, noise=Noise(0, len(x))))(BITS),

@@ -296,6 +296,30 @@ def test_a_consistency_model_says_what_it_is():
     assert verbs(build("consistency", Integers((2,), 4), diffusion="diffusion:vector")) == ("Trainable", "Samples")
 
 
+def test_draws_can_have_other_settings():
+    flow, tuned = shaken("meanflow", Reals((2,))), shaken("consistency", Reals((2,)))
+    for model, settings in ((flow, {"evaluations": 3}), (tuned, {"again": (1.0, 0.2)})):
+        other = model.drawn(**settings)
+        assert (
+            len(
+                list(
+                    other.path(torch.zeros(2, 2, dtype=F64), **({"noise": Noise(0, 2)} if "again" in settings else {}))
+                )
+            )
+            == 3
+        )
+        assert model.config != other.config and next(model.parameters()) is next(other.parameters())
+        with pytest.raises(ValueError, match="name is no setting of"):
+            model.drawn(name="ddim")
+
+
+def test_what_belongs_to_the_likelihood_rests():
+    model = build("consistency", Integers((2,), 4), diffusion={**NET, "schedule": "learned", "decoder": "separate"})
+    learning = {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {"core"}
+    model.loss(torch.zeros(8, 2).long(), noise=Noise(0, 8)).backward()
+
+
 # One step against one step ------------------------------------------------------------------------------------------
 
 
@@ -337,12 +361,9 @@ def test_one_step_of_each_beats_one_step_of_diffusion(teacher):
     lk.fit(flow, data, steps=250, **settings)
     tuned = build("consistency", Reals((2,)), diffusion=teacher.config, stage_steps=60)
     lk.fit(tuned, data, steps=400, start=teacher, **settings)
-    two = build("consistency", Reals((2,)), diffusion=teacher.config, again=(0.8,))
-    two.load_state_dict(tuned.state_dict())
-    models = {"ddim": teacher, "meanflow": flow, "ect": tuned, "ect, two steps": two}
+    models = {"ddim": teacher, "meanflow": flow, "ect": tuned, "ect, two steps": tuned.drawn(again=[0.8])}
     got = {name: energy(lk.sample(model, 1000, seed=2), held) for name, model in models.items()}
     # 200 pairs of 1000 points of the ring itself: |distance| < 0.012; one step of DDIM ends near the mean, at 1.3
-    print(got)
     assert got["ddim"] > 1, got
     assert max(got["meanflow"], got["ect"]) < 0.3 * got["ddim"], got
     assert got["ect, two steps"] < 0.1, got

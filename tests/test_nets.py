@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -242,6 +243,16 @@ def test_clock_is_of_order_one() -> None:
     assert torch.equal(fastest, (log_snr / 4 * 16).sin().float())
 
 
+@pytest.mark.parametrize("scale", [True, False])
+def test_block_against_its_formula(scale: bool) -> None:
+    block = shaken(UNet(1, width=8, multipliers=(1,), blocks=(1,), attention=(), scale=scale).down[0])
+    h, e = torch.randn(2, 8, 4, 4), torch.randn(2, 32)
+    r = block.one(F.silu(block.norm_one(h)))
+    m = block.modulate(e)[:, :, None, None]
+    r = (1 + m[:, :8]) * block.norm_two(r) + m[:, 8:] if scale else block.norm_two(r + m)
+    torch.testing.assert_close(block(h, e, None, None), h + block.two(F.silu(r)))
+
+
 def test_rescaled_sums() -> None:
     """Zero at first, a block with `rescale` is h / sqrt 2."""
     block = UNet(1, **UNETS["efficient"]).middle[1]
@@ -290,6 +301,7 @@ def test_waves_tell_log_snrs_apart() -> None:
     log_snr = torch.linspace(-20, 20, 401, dtype=torch.float64)
     w = waves(log_snr / 4, 32)
     assert w.shape == (401, 32) and w.abs().max() <= 1
+    torch.testing.assert_close(w[:, :16] ** 2 + w[:, 16:] ** 2, torch.ones(401, 16, dtype=torch.float64))
     distance, apart = torch.cdist(w, w), (log_snr[:, None] - log_snr).abs()
     near = distance[(apart > 0) & (apart < 0.15)]
     assert near.min() > 0.1 and near.max() < distance[apart > 4].min()
@@ -302,6 +314,14 @@ def test_positions_tell_sites_apart() -> None:
     grid = p.reshape(5, 9, 16)
     assert torch.equal(grid[2, :, :4], grid[2, :1, :4].expand(9, -1))  # the first half is the row's
     assert torch.equal(grid[:, 3, 8:], grid[:1, 3, 8:].expand(5, -1))  # the second the column's
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_dit_knows_where_a_patch_stands(axis: int) -> None:
+    """Without positions it could not tell moved patches from the picture."""
+    net, x = shaken(DiT(1, width=16, depth=2)), torch.randn(1, 1, 8, 8)
+    moved = net(x.roll(2, axis), torch.zeros(1)).roll(-2, axis)
+    assert not torch.allclose(moved, net(x, torch.zeros(1)), atol=1e-3)
 
 
 def test_attention_against_sums() -> None:

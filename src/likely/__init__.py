@@ -41,6 +41,8 @@ _HOME = {
     "decide": "tasks.decide",
     "detect": "tasks.detect",
     "Codec": "coding",
+    "denoise": "tasks.denoise",
+    "impute": "tasks.impute",
     "ClassConditional": "families.joint",
     "Hybrid": "families.joint",
     "Dequantised": "families.flow",
@@ -63,8 +65,10 @@ if TYPE_CHECKING:
     from likely.registry import build
     from likely.space import Column, Integers, Reals, Rows, Table
     from likely.tasks.decide import decide
+    from likely.tasks.denoise import denoise
     from likely.tasks.detect import detect
     from likely.tasks.evaluate import evaluate
+    from likely.tasks.impute import impute
     from likely.train import fit, load_model, save
     from likely.verbs import require
 

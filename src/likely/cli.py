@@ -116,11 +116,52 @@ def resume(run: Positional[Run], steps: Count = None, json: Json = False) -> int
     return _told(result, loaded.name, json)
 
 
+def split(
+    high: Positional[Annotated[Path, arg(metavar="HIGH")]],
+    low: Positional[Annotated[Path, arg(metavar="LOW")]],
+    at: float = 2.2,
+    out: Place = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Put a diffusion's generator and another one's denoiser together (DAED): both runs may be of different data.
+
+    Args:
+        high: The run that generates, down to the log-SNR `at`.
+        low: The run whose network reads the picture off there.
+        at: Where they meet; 2.2 is a first step with variance .1, 6.9 one of .001.
+        out: The new run folder; runs/split-N by default.
+    """
+    from likely.families.diffusion.daed import fit_width
+    from likely.families.diffusion.daed import split as put_together
+    from likely.families.diffusion.model import Process
+    from likely.noise import Noise
+    from likely.tasks.learn import classes_of, keep, recipe_of
+    from likely.terminal import give
+    from likely.train import load_model
+    from likely.verbs import name_of
+
+    recipe, models = recipe_of(high), []
+    for name, run in (("high", high), ("low", low)):
+        recipe_of(run)
+        models.append(load_model(run))
+        if not isinstance(models[-1], Process):
+            raise ValueError(f"{name} is {run}, a run of {name_of(models[-1])}; accepts a run of diffusion")
+    model = put_together(*models, at=at)
+    rows = _first(_data(high, None).valid, model.space, 256)
+    width = fit_width(model, rows.x, noise=Noise(seed, len(rows)))
+    run = _new(out, "split")
+    keep(model, run, recipe, classes_of(high) or None, {"high": str(high), "low": str(low), "at": at, "width": width})
+    record = {"run": str(run), "at": at, "width": width}
+    give(record, f"{run}: {high.name} generates, {low.name} denoises from log-SNR {at:g} on", None, json)
+
+
 def evaluate(
     run: Positional[Run],
     data: Name = None,
     split: Split = "test",
     k: Count = None,
+    view: Name = None,
     limit: Count = None,
     seed: Seed = 0,
     out: Out = None,
@@ -134,20 +175,22 @@ def evaluate(
         data: Other data than the run's own.
         k: Draws a row, for bounds and estimates: more of them make importance-weighted bounds tighter. By default 1,
             or what the model prefers where it tells classes apart by bounds.
+        view: Another reading that the model has, such as flow or truncated of a diffusion model.
         limit: Use the first rows only.
     """
     from likely.tasks.evaluate import evaluate as score
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
+    from likely.verbs import view as viewed
 
     _unwritten(force, out)
     loaded = _data(run, data)
-    model = load_model(run)
+    model = load_model(run) if view is None else viewed(load_model(run), view)
     _fits(model, loaded)
     rows = _first(getattr(loaded, split), model.space, limit)
     with Stage("scoring", len(rows)) as stage:
         result = score(model, rows, k, seed=seed, progress=stage.advance)
-    record = {"data": loaded.name, "split": split, "seed": seed} | result.to_json()
+    record = {"data": loaded.name, "split": split, "seed": seed, "view": view} | result.to_json()
     Ledger(run).append("evaluate", figures=record)
     give(record, f"{loaded.name}, {split}: {result}", out, json)
 
@@ -156,7 +199,7 @@ def sample(
     run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
     y: Annotated[str | None, arg(metavar="CLASS", aliases=("-y",))] = None,
-    how: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")] = (),
+    how: Positional[Words] = (),
     seed: Count = None,
     out: Place = None,
     force: Force = False,
@@ -235,7 +278,7 @@ def decide(
         limit: Decide on the first rows only.
         calibrate: How many of the run's held-out (validation) rows to calibrate on.
         eliminate: For posteriors made of bounds: a class gets no more draws once it is worse than the best by so many
-            standard errors (4 by default; 0: never).
+            standard errors (2 by default; 0: never).
         risk: Answer so few that at most this share of the answers is wrong, with 95 % confidence, for inputs like the
             run's data. Half of the held-out rows, whose classes are known, find out how sure that has to be.
         page: Where a page with pictures goes (the run's own data only); next to --out by default.
@@ -560,6 +603,157 @@ def info(archive: Positional[Archive], json: Json = False) -> None:
     give(record, sentence(record), None, json)
 
 
+def denoise(
+    run: Positional[Run],
+    inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
+    sd: Annotated[float | None, arg(metavar="S")] = None,
+    add_sd: Annotated[float | None, arg(metavar="S")] = None,
+    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    split: Split = "test",
+    limit: int = 16,
+    seed: Seed = 0,
+    out: Annotated[Path | None, arg(aliases=("-o",), metavar="FOLDER")] = None,
+    page: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """What was there before the noise? Pictures in, pictures out; or a demonstration on the run's own data.
+
+    Args:
+        run: The run folder of a model that denoises, such as diffusion.
+        inputs: Noisy rows: a picture, a folder of pictures, or data of the model's shape, also real-valued.
+        sd: Standard deviation of the noise in grey levels (raw units); estimated for each row by default.
+        add_sd: Add noise of this standard deviation first, to inputs or by default to the run's own data, and compare.
+        y: The class that the rows are known to have, by name or number.
+        limit: The first rows only.
+        out: Folder for the denoised rows; a new RUN/denoised by default for inputs without --add-sd.
+        page: A page with pictures, or the pictures alone as .png; RUN/denoise.html by default with --add-sd.
+    """
+    import torch
+
+    from likely.noise import Noise
+    from likely.tasks.denoise import denoise as clear
+    from likely.tasks.denoise import real_rows
+    from likely.tasks.pictures import is_picture
+    from likely.tasks.restore_page import denoise_page, denoise_pictures, save_rows, write_page
+    from likely.terminal import Stage, give
+    from likely.train import Ledger, load_model
+    from likely.verbs import Denoiser, require
+
+    _unwritten(force, page)
+    _empty(force, out)
+    if add_sd is not None and not 0 < add_sd < float("inf"):
+        raise ValueError(f"add_sd is {add_sd}; accepts the noise's standard deviation in raw units, above 0")
+    if inputs is None and add_sd is None:
+        raise ValueError("inputs is missing; give noisy pictures, or --add-sd S for a demonstration on the run's data")
+    own, model = _data(run, None), load_model(run)
+    require(model, Denoiser, "denoise")
+    x, names = _rows(own, inputs, split, limit, real=True)
+    clean = None if add_sd is None else real_rows(x, model.space, "inputs")
+    if clean is not None:
+        x = clean + add_sd * Noise(seed, len(clean)).normal(clean.shape[1:], dtype=torch.float64)
+    with Stage("denoising", len(x)) as stage:
+        result = clear(model, x, sd, _class(run, model, y, len(x)), clean=clean, seed=seed, progress=stage.advance)
+    record: dict[str, Any] = {"inputs": inputs, "split": split, "seed": seed, "add_sd": add_sd, "sd": sd}
+    record["rows"] = [{"input": name} | row for name, row in zip(names, result.to_json(), strict=True)]
+    lines = [str(result)]
+    if out is not None or add_sd is None:
+        out = out or _fresh(run / "denoised")
+        record["out"] = [str(path) for path in save_rows(result.x, names, model.space, out)]
+        lines.append(f"denoised: {out}")
+    if is_picture(model.space) and (page is not None or add_sd is not None):
+        page = page or _fresh(run / "denoise.html")
+        noisy = torch.as_tensor(x)
+        html = denoise_page(result, noisy, clean, names, f"{own.name if inputs is None else inputs}")
+        write_page(page, html, denoise_pictures(result, noisy, clean))
+        record["page"] = str(page)
+        lines.append(f"the page: {page}")
+    Ledger(run).append("denoise", figures=record)
+    give(record, "\n".join(lines), None, json)
+
+
+def impute(
+    run: Positional[Run],
+    inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
+    hide: Annotated[str | None, arg(metavar="WHAT")] = None,
+    mask: Annotated[Path | None, arg(metavar="PNG")] = None,
+    n: Annotated[int, arg(aliases=("-n",))] = 4,
+    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    evaluations: int = 120,
+    split: Split = "test",
+    limit: int = 8,
+    seed: Seed = 0,
+    out: Annotated[Path | None, arg(aliases=("-o",), metavar="FOLDER")] = None,
+    page: Place = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """What is missing here? Complete rows of which a part is hidden, several times.
+
+    Exact (=) with models that have their conditionals (mixtures), approximate (~) with those that denoise (diffusion).
+
+    Args:
+        run: The run folder.
+        inputs: A picture, a folder of pictures, or data of the model's kind; the run's own data by default.
+        hide: left, right, top, bottom, center, random:SHARE, or columns of a table, such as age,height.
+        mask: A picture instead: white where cells are to be filled in.
+        n: Completions of each row.
+        y: The class that the rows are known to have, by name or number.
+        evaluations: How often a denoiser is asked for each completion.
+        limit: The first rows only.
+        out: Folder for the completed rows; nothing is written by default but the page.
+        page: A page with pictures, or the pictures alone as .png; a new RUN/impute.html by default.
+    """
+    from likely.space import Table
+    from likely.tasks.impute import impute as complete
+    from likely.tasks.masks import hide as hidden
+    from likely.tasks.masks import read_mask
+    from likely.tasks.pictures import is_picture
+    from likely.tasks.restore_page import impute_page, impute_pictures, save_rows, write_page
+    from likely.terminal import Stage, give
+    from likely.train import Ledger, load_model
+    from likely.verbs import Denoiser, Marginal, Ordered, require
+
+    _unwritten(force, page)
+    _empty(force, out)
+    if hide is not None and mask is not None:
+        raise ValueError("mask was given and hide too; accepts one of them")
+    own, model = _data(run, None), load_model(run)
+    require(model, (Marginal, Denoiser, Ordered), "impute")
+    x, names = _rows(own, inputs, split, limit)
+    if hide is None and mask is None and not isinstance(model.space, Table):
+        raise ValueError("hide is missing; give --hide left, random:0.5 and the like, or --mask PNG")
+    seen = None if hide is None else hidden(model.space, hide, len(names), seed)
+    seen = seen if mask is None else read_mask(mask, model.space)
+    with Stage("completing", n * len(names)) as stage:
+        result = complete(
+            model,
+            x,
+            seen,
+            n,
+            y=_class(run, model, y, len(names)),
+            evaluations=evaluations,
+            seed=seed,
+            progress=stage.advance,
+        )
+    record: dict[str, Any] = {"inputs": inputs, "split": split, "seed": seed, "hide": hide, "n": n, "rows": names}
+    record |= {"mask": None if mask is None else str(mask), "kind": result.kind.value, "how": result.how}
+    record |= {"hidden": float(1 - result.seen.double().mean()), "evaluations": result.evaluations}
+    lines = [str(result)]
+    if out is not None:
+        each = [f"{Path(name).stem}-{j + 1}" for name in names for j in range(n)]
+        record["out"] = [str(path) for path in save_rows(result.draws, each, model.space, out)]
+        lines.append(f"completed: {out}")
+    if is_picture(model.space):
+        page = page or _fresh(run / "impute.html")
+        html = impute_page(result, x, names, f"{own.name if inputs is None else inputs}")
+        write_page(page, html, impute_pictures(result, x))
+        record["page"] = str(page)
+        lines.append(f"the page: {page}")
+    Ledger(run).append("impute", figures=record)
+    give(record, "\n".join(lines), None, json)
+
+
 def families(json: Json = False) -> None:
     """What every family can do: the table of families against verbs, computed from the registry."""
     from likely.tasks.describe import families as table
@@ -688,6 +882,7 @@ COMMANDS = {
     "tour": tour,
     "train": train,
     "resume": resume,
+    "split": split,
     "evaluate": evaluate,
     "sample": sample,
     "decide": decide,
@@ -696,6 +891,8 @@ COMMANDS = {
     "compress": compress,
     "decompress": decompress,
     "info": info,
+    "denoise": denoise,
+    "impute": impute,
     "families": families,
     "describe": describe,
     "check": check,
@@ -766,6 +963,34 @@ def _unwritten(force: bool, *paths: Path | None) -> None:
             raise ValueError(f"out is {path}, a folder; accepts the name of a file")
         if path.exists() and not force:
             raise ValueError(f"out is {path}, which exists; choose another name, or --force to replace it")
+
+
+def _empty(force: bool, folder: Path | None) -> None:
+    """Before any work: a folder for outputs is new or empty, unless its files may be replaced."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ValueError(f"out is {folder}, a file; accepts the name of a folder")
+    if folder is not None and not force and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"out is {folder}, which is not empty; choose another folder, or --force to replace its files")
+
+
+def _rows(own: Any, inputs: str | None, split: str, limit: int, real: bool = False) -> tuple[Any, list[str]]:
+    """The first rows of inputs, or of the run's own data, and what to call them."""
+    from likely.data.inputs import load_inputs
+
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; accepts 1 or more")
+    if inputs is None:
+        x = getattr(own, split).x
+        names = [f"{split} {i}" for i in range(own.space.len(x))]
+    else:
+        x, names = load_inputs(inputs, own.space, split=split, real=real)
+    return own.space.take(x, slice(0, limit)), names[:limit]
+
+
+def _class(run: Path, model: Any, y: str | None, n: int) -> Any:
+    from likely.tasks.learn import classes_of
+
+    return None if y is None else _labels(model, classes_of(run), y, n)
 
 
 def _fresh(path: Path) -> Path:

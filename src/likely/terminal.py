@@ -57,17 +57,15 @@ def give(record: Any, text: str, path: Path | None, as_json: bool) -> None:
 
 
 def families_table(record: dict[str, dict[str, str]]) -> None:
-    """The table of families against verbs."""
-    sign = {"yes": "[green]✓[/]", "some": "(✓)", "no": ""}
-    table = Table(title="Families and what they can do", title_justify="left")
-    table.add_column("verb")
-    for family in record:
-        table.add_column(family, justify="center")
-    for verb in next(iter(record.values())):
-        if any(row[verb] != "no" for row in record.values()):
-            table.add_row(verb, *(sign[row[verb]] for row in record.values()))
+    """Every family with its verbs: a row each, for a table of both would be wider than a terminal."""
+    table = Table(title="Families and what they can do", title_justify="left", show_lines=True)
+    table.add_column("family", no_wrap=True)
+    table.add_column("verbs")
+    for family, row in record.items():
+        verbs = [verb if has == "yes" else f"[dim]({verb})[/]" for verb, has in row.items() if has != "no"]
+        table.add_row(family, " ".join(verbs))
     out.print(table)
-    out.print("[dim](✓): depends on the choices. `likely describe FAMILY` says what one would be.[/]")
+    out.print("[dim](In brackets): depends on the choices. `likely describe FAMILY` says what one would be.[/]")
 
 
 def tour_story(r: dict[str, Any], page: Path) -> None:

@@ -5,6 +5,9 @@ method. `verb(x)` concerns p(x), `verb(x, y)` concerns p(x given y), and only `e
 checked value of `model.space` with B rows, y a checked value of `model.condition` or None. Where a verb takes
 `noise` with k draws a row, it answers with B * k values, the draws of one row adjacent.
 
+A model may also have `views`, a mapping from names to functions without arguments that make other readings of it,
+models of their own (a diffusion model's probability flow): see `view`.
+
 A protocol check sees only that the methods are there; `likely.conformance` is what gives it meaning.
 """
 
@@ -178,7 +181,12 @@ class Marginal(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """The posterior mean of x_0."""
+    """The posterior mean of x_0, scaled, for x_t = alpha x_0 + sigma eps, alpha^2 = sigmoid(log_snr), alpha^2 + sigma^2
+    = 1.
+
+    What tasks need besides: `scaled(x)` and `unscaled(x_hat)`, an affine map with one scale between raw rows and x_0,
+    and `log_snr_range`, the (lowest, highest) log-SNR that it was made for.
+    """
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Any = None) -> Tensor:
         """E[x_0 given x_t], (B, *shape)."""
@@ -272,3 +280,12 @@ def require(model: Any, needed: Any, task: str) -> None:
 def name_of(model: Any) -> str:
     """What to call a model in a message: its family where it has one, else its class."""
     return getattr(getattr(model, "config", None), "family", None) or type(model).__name__
+
+
+def view(model: Any, name: str) -> Any:
+    """The view of a model with this name, a model of its own; `ValueError` names those that it has."""
+    views = getattr(model, "views", {})
+    if name not in views:
+        have = ", ".join(views) or "no other views"
+        raise ValueError(f"view is {name!r}; {name_of(model)} has {have}")
+    return views[name]()

@@ -92,10 +92,8 @@ class Sequential(Scheme):
     def encode(self, x: Any, y: Any, progress: Progress | None = None) -> Stack:
         found: list[Interval] = []
         for part in self.groups(len(x)):
-            labels, rows = (None if y is None else y[part]), x[part]
-            condition = self.full(labels)
-            found += self.labels(labels)
-            found += intervals(self._program(condition), self._values(self.full(rows), condition), len(rows))
+            labels = None if y is None else y[part]
+            found += [*self.labels(labels), *self._intervals(x[part], labels)]
             if progress is not None:
                 progress(part.stop)
         stack = Stack(lanes_for(bits_of(found), max(len(start) for start, _ in found)))
@@ -112,6 +110,20 @@ class Sequential(Scheme):
             if progress is not None:
                 progress(part.stop)
         return torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
+
+    def bits(self, x: Any, y: Any = None) -> Tensor:
+        """What the tables charge for each row, (n,) bits; the labels are not counted."""
+        rows = []
+        for part in self.groups(len(x)):
+            found = self._intervals(x[part], None if y is None else y[part])
+            each = [PRECISION - np.log2(frequency.reshape(part.stop - part.start, -1)) for _, frequency in found]
+            rows.append(torch.from_numpy(np.concatenate(each, 1).sum(1)))
+        return torch.cat(rows)
+
+    def _intervals(self, x: Any, y: Any) -> list[Interval]:
+        """The intervals of all numbers of a group's rows, in the order of decoding."""
+        condition = self.full(y)
+        return intervals(self._program(condition), self._values(self.full(x), condition), len(x))
 
     def _program(self, y: Any) -> Program:
         if has(self.model, Ordered):

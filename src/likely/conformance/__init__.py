@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from likely.conformance import contractions, density, flows, general, joint, latent, learning, samples, saving  # noqa: F401
+from likely.conformance import (  # noqa: F401
+    codes,
+    contractions,
+    density,
+    flows,
+    general,
+    joint,
+    latent,
+    learning,
+    samples,
+    saving,
+)
 from likely.conformance.report import CHECKS, Outcome, Report, attempt, chosen
 from likely.conformance.subject import Subject
 from likely.space import Space

@@ -37,7 +37,7 @@ class Check:
 
 CHECKS: dict[str, Check] = {}
 """Every check by its id."""
-_ORDER = "GDFLPJN"
+_ORDER = "GDFLPCJN"
 
 
 def promise(test: Test) -> Test:

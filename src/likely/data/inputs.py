@@ -8,14 +8,15 @@ from typing import Any
 from likely.config.data import DataConfig
 from likely.data.door import load
 from likely.data.images import SUFFIXES, stack
-from likely.space import Integers, Space
+from likely.space import Integers, Reals, Space
 
 
-def load_inputs(source: str | Path, space: Space, *, split: str = "test") -> tuple[Any, list[str]]:
+def load_inputs(source: str | Path, space: Space, *, split: str = "test", real: bool = False) -> tuple[Any, list[str]]:
     """Rows of `space` and what to call them: from a picture, a folder of pictures, or one split of a data set.
 
     Pictures are scaled to cover the space's height and width, cropped at the centre, made grey or coloured, and
-    their 256 levels brought to the space's. Raises `ValueError` naming the file or data that do not fit.
+    their 256 levels brought to the space's. With `real`, data of real numbers in the space's shape, such as noisy
+    ones, will do as well. Raises `ValueError` naming the file or data that do not fit.
     """
     path = Path(source).expanduser()
     files = _pictures(path)
@@ -30,7 +31,7 @@ def load_inputs(source: str | Path, space: Space, *, split: str = "test") -> tup
             x = (x.double() * ((space.levels - 1) / 255)).round().long()
         return space.check(x, "inputs"), [file.name for file in files]
     data = load(DataConfig(source=str(source)))
-    if data.space != space:
+    if data.space != space and not (real and data.space == Reals(space.shape)):
         raise ValueError(f"inputs {data.name} live in {data.space}; the model's data in {space}")
     rows = getattr(data, split)
     return rows.x, [f"{data.name} {split} {i}" for i in range(len(rows))]

@@ -12,6 +12,7 @@ from likely.config.recipe import Recipe, parse
 from likely.data import Data, load
 from likely.registry import build, config_class, configure
 from likely.train import FitResult, Ledger, fit, load_model
+from likely.train.checkpoint import WEIGHTS, Checkpoints, header, pack
 
 
 class Stopped(Exception):
@@ -65,6 +66,24 @@ def learn_on(run: Path, *, steps: int | None = None, progress: Any = None) -> tu
     recipe = recipe_of(run)
     data = load(recipe.data)
     return fit(model_of(recipe, data), data, run=run, resume=True, steps=steps, progress=progress), data
+
+
+def keep(model: Any, run: Path, recipe: Recipe, classes: tuple[str, ...] | None, made_of: dict[str, Any]) -> None:
+    """A run folder for a model that was put together instead of trained; `made_of` says from what.
+
+    Raises `ValueError` for a model that its config does not build again: its weights could not be loaded.
+    """
+    again = build(model.config, model.space, model.condition).state_dict()
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if shapes != {name: tensor.shape for name, tensor in again.items()}:
+        raise ValueError("the parts have networks of different sizes; a run folder accepts parts of one config")
+    config = model.config.model_dump(mode="json")
+    config.pop("family")
+    recipe = recipe.model_copy(update={"preset": "default", "model": config, "start": None})
+    Checkpoints(run).folder.mkdir(parents=True)
+    Checkpoints(run).write(0, {WEIGHTS: pack(model.state_dict(), header(model))}, keep=1)
+    asked = {"recipe": recipe.model_dump(mode="json"), "classes": classes}
+    Ledger(run).append("start", asked=asked, made_of=made_of)
 
 
 def recipe_of(run: Path) -> Recipe:

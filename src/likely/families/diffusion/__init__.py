@@ -48,7 +48,7 @@ def _tiny(space: Space, condition: Space | None = None, **fields: Any) -> Tiny:
 
 
 # so few and so noisy steps that importance weights tell right from wrong
-_PATHS = {"whole_paths": True, "steps": 3, "high": 1.0, "low": -1.0}
+_PATHS = {"whole_paths": True, "steps": 3, "high": 1.5, "low": 0.0}
 _LABELS, _FOUR, _TWO = Integers((), 2), Integers((2,), 4), Reals((2,))
 
 TINY: dict[str, Tiny] = {
@@ -63,11 +63,10 @@ TINY: dict[str, Tiny] = {
     "paths": _tiny(_FOUR, **_PATHS),
     "paths, ddpm": _tiny(_FOUR, **_PATHS, schedule="ddpm", prediction="noise", decoder="denoiser", weighting="bound"),
     "paths, one step": _tiny(_FOUR, **{**_PATHS, "steps": 1}, prediction="x", weighting="bound"),
-    "paths, learned": _tiny(_FOUR, **_PATHS, schedule="learned", prediction="edm", weighting="bound"),
+    "paths, labels": _tiny(_FOUR, _LABELS, **{**_PATHS, "steps": 2}, schedule="learned", prediction="edm"),
     "paths, separate decoder": _tiny(_FOUR, **{**_PATHS, "high": 2.0}, decoder="separate"),
-    "paths, reals": _tiny(_TWO, **_PATHS, schedule="flow", prediction="velocity"),
+    "paths, reals": _tiny(Reals((1,)), **_PATHS, schedule="flow", prediction="velocity"),
     "paths, reals, denoiser": _tiny(_TWO, **{**_PATHS, "steps": 2}, decoder="denoiser", weighting="bound"),
-    "paths, reals, vector condition": _tiny(_TWO, Reals((2,)), **_PATHS),
     "reals": _tiny(_TWO),
     "reals, separate decoder": _tiny(_TWO, decoder="separate", high=2.0),
     "reals, vector condition": _tiny(_TWO, Reals((2,))),

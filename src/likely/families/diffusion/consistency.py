@@ -30,6 +30,7 @@ from likely.config.diffusion import Diffusion as DiffusionConfig
 from likely.families import Tiny
 from likely.families.diffusion.conditioning import hidden_rows
 from likely.families.diffusion.core import along
+from likely.families.diffusion.inside import drawn_with
 from likely.families.diffusion.model import Process
 from likely.families.diffusion.schedule import signal_noise
 from likely.nets.embedding import Condition
@@ -49,9 +50,8 @@ class Consistency(nn.Module):
         super().__init__()
         self.config, self.space, self.condition = config, diffusion.space, diffusion.condition
         self.diffusion = diffusion
-        for part in (diffusion.schedule, getattr(diffusion, "log_width", None)):  # of the likelihood, which is left
-            if part is not None:
-                part.requires_grad_(False)
+        for name, parameter in diffusion.named_parameters():  # what else there is belongs to the likelihood: it rests
+            parameter.requires_grad_(name.startswith(("core.", "embedding.")))
         self.c = 0.00054 * math.sqrt(self.space.dims) if config.c is None else config.c
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
@@ -137,6 +137,10 @@ class Consistency(nn.Module):
             z = along(alpha, x) * x + along(sigma, x) * noise.normal(self.space.shape, dtype=x.dtype)
             x = self.end(z, t, condition)
             yield x
+
+    def drawn(self, **settings: Any) -> Consistency:
+        """This model with other levels of noise `again`."""
+        return drawn_with(self, settings, "again")
 
 
 def model(config: Config, space: Space, condition: Space | None, build: Any) -> Consistency:

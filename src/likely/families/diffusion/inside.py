@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,18 @@ from likely.families.diffusion.decoder import Cells, Standardised
 from likely.nets.embedding import Condition
 from likely.noise import Noise
 from likely.space import Integers, Reals, Space
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def drawn_with(model: Model, settings: dict[str, Any], accepted: str) -> Model:
+    """The same model, weights shared, with another value in the one field of its config that is about draws."""
+    for name in settings:
+        if name != accepted:
+            raise ValueError(f"{name} is no setting of {model.config.family}'s draws; accepts {accepted}")
+    other: Any = copy.copy(model)
+    other.config = type(other.config).model_validate(model.config.model_dump() | settings)
+    return other
 
 
 class Inside(nn.Module, ABC):

@@ -28,15 +28,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from likely.config.meanflow import MeanFlow as Config
 from likely.families import Tiny
 from likely.families.diffusion.conditioning import hidden_rows
 from likely.families.diffusion.core import along
-from likely.families.diffusion.inside import Inside
+from likely.families.diffusion.inside import Inside, drawn_with
 from likely.families.diffusion.networks import network
 from likely.families.diffusion.schedule import signal_noise
+from likely.nets.attention import forward_mode
 from likely.nets.embedding import Condition, waves
 from likely.nets.mlp import mlp
 from likely.noise import Noise
@@ -98,9 +98,8 @@ class MeanFlow(Inside):
         rows = (r < t).nonzero()[:, 0]  # where r = t the target is v itself
         if len(rows):
             with torch.no_grad():
-                goal[rows] = target(
-                    (teacher or self)._field(y, noise.count, hide, rows), *(a[rows] for a in (z, r, t, v))
-                )
+                field = (teacher or self)._field(y, noise.count, hide, rows)
+                goal[rows] = target(field, z[rows], r[rows], t[rows], v[rows])
         return ((u - goal).square().flatten(1).sum(1) + self.config.offset).log().mean()
 
     def _field(self, y: Tensor | None, n: int, hide: Tensor | None, rows: Tensor) -> Field:
@@ -116,13 +115,17 @@ class MeanFlow(Inside):
         *_, z = self.path(noise.normal(self.space.shape, dtype=self._dtype), y)
         return self.scaling.nearest(z)
 
-    def path(self, z: Tensor, y: Tensor | None = None) -> Iterator[Tensor]:
-        """The states after each step from noise z (B, *shape) at t = 1 to scaled data at t = 0."""
+    def path(self, z: Tensor, y: Tensor | None = None, *, noise: Noise | None = None) -> Iterator[Tensor]:
+        """The states after each step from noise z (B, *shape) at t = 1 to scaled data at t = 0; no noise is drawn."""
         condition = self._condition(y, z.shape[0])
         times = torch.linspace(1, 0, self.config.evaluations + 1, dtype=z.dtype, device=z.device)
         for t, r in pairwise(times):
             z = z - (t - r) * self.mean_velocity(z, r.expand(len(z)), t.expand(len(z)), condition)
             yield z
+
+    def drawn(self, **settings: Any) -> MeanFlow:
+        """This model with another number of `evaluations`."""
+        return drawn_with(self, settings, "evaluations")
 
     # Denoiser ------------------------------------------------------------------------------------------------------
 
@@ -136,10 +139,9 @@ class MeanFlow(Inside):
         return self.within(z - along(t, z) * self.mean_velocity(z, t, t, self._condition(y, len(z))))
 
 
-@torch.no_grad()
-def target(u: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
+def target(u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
     """v - (t - r) (v d_z u + d_t u), the value that u(z, r, t) is to take where the flow moves with v (B, *shape)."""
-    with sdpa_kernel(SDPBackend.MATH):  # the fast products of attention have no forward mode
+    with forward_mode():
         _, slope = torch.func.jvp(u, (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
     return v - along(t - r, z) * slope
 

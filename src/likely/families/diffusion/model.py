@@ -92,12 +92,12 @@ class Process(Inside, ABC):
         """The denoiser whose x_hat(z_0) the decoder stands around."""
         return self.core if self.own_reader is None else self.own_reader
 
+    # Denoiser ------------------------------------------------------------------------------------------------------
+
     @property
     def log_snr_range(self) -> tuple[float, float]:
-        """The lowest and the highest log-SNR that the network has learned."""
+        """The log-SNRs that the network learned, from the noisiest to the least noisy."""
         return float(self.schedule.low), float(self.schedule.high)
-
-    # Denoiser ------------------------------------------------------------------------------------------------------
 
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x given x_t], scaled, for x_t = alpha x + sigma eps (B, *shape) and log-SNRs (B,).
@@ -241,7 +241,13 @@ class Process(Inside, ABC):
         return self.within(self.reader.denoise(z, log_snr, condition))
 
     def drawn(self, guide: Process | None = None, **settings: Any) -> Drawn:
-        """This model with other settings for drawing: fields of `likely.config.diffusion.Drawing`."""
+        """This model with other settings for drawing: fields of `likely.config.diffusion.Drawing`.
+
+        Raises `ValueError` for fields or values that it does not take.
+        """
+        for name in settings:
+            if name not in Drawing.model_fields:
+                raise ValueError(f"{name} is no setting for drawing; accepts {', '.join(Drawing.model_fields)}")
         return Drawn(self, Drawing.model_validate(self.config.sampler.model_dump() | settings), guide)
 
 

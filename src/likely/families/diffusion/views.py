@@ -1,19 +1,18 @@
 """Likelihoods of a diffusion model by its probability flow, and by a decoder with a flow behind it.
 
-Noise that goes comes with an ODE of the same marginals ("Score-Based Generative Modeling through Stochastic
-Differential Equations", Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, 2021). For z = alpha x + sigma eps that keeps
-its variance, over the log-SNR lambda,
+The noise process has an ODE of the same marginals ("Score-Based Generative Modeling through Stochastic Differential
+Equations", Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, 2021): for z = alpha x + sigma eps, over lambda,
 
     dz/dlambda = alpha / 2 (x_hat - alpha z),    d log |det| / dlambda = alpha / 2 (div x_hat - alpha D),
 
 from z = alpha x at the first lambda to z ~ N(0, I) at the last. The divergence is exact where D is small, else
-Hutchinson's. What comes out is an estimate (`Estimated`): of the ODE's own density, which is not the model that the bound
-speaks of, and to a solver's tolerance (`likely.ode`).
+Hutchinson's. What comes out is an estimate (`Estimated`): of the ODE's own density, which is not that of the model that
+the bound speaks of, and to a solver's tolerance (`likely.ode`).
 
 Integers k have a bound of the ODE's kind by noise u on them, log P(k) >= E log p(k + u) - log q(u | k):
 
-- `ProbabilityFlow`: u uniform in the cell, so that q = 1. A model that learned the middle of cells is sharper than a cell,
-  so its flow starts where the noise has the variance of u, sigma / alpha = cell / sqrt(12).
+- `ProbabilityFlow`: u uniform in the cell, so that q = 1. A model that learned the middle of cells is sharper than a
+  cell, so its flow starts where the noise has the variance of u, sigma / alpha = cell / sqrt(12).
 - `Truncated`: log p(x | z) + log p(z) - log q(z | x) for z drawn at some log-SNR, with the model's decoder before the
   flow. The last term is the entropy that is easily forgotten: without it every dimension gains
   -1/2 log(2 pi e sigma^2) ("Soft Truncation", Kim, Shin, Song, Kang, Moon, 2022, had to correct it).
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp, vmap
+from torch.autograd import forward_ad
 
 from likely.families.diffusion.schedule import signal_noise
 from likely.nets.attention import forward_mode
@@ -40,45 +39,53 @@ if TYPE_CHECKING:
     from likely.families.diffusion.model import Process
 
 AXES = 16
-"""Axes whose derivatives are taken at once; up to so many dimensions "auto" takes all of them."""
+"""Dimensions up to which "auto" takes the exact divergence, by the derivatives along all axes in one batch."""
 
-Divergence = Callable[[Callable[[Tensor], Tensor], Tensor], Answer]
+Map = Callable[[Tensor], Tensor]
+"""z (n B, *shape) to the same, n copies of B rows one after the other."""
+Divergence = Callable[[Map, Tensor], Answer]
 """f and z (B, *shape) to f(z) and div f (B,)."""
 
 
-def ignored(f: Callable[[Tensor], Tensor], z: Tensor) -> Answer:
+def ignored(f: Map, z: Tensor) -> Answer:
     """Zero in place of the divergence: for who wants z alone."""
     return f(z), z.new_zeros(z.shape[0])
 
 
-def exact(f: Callable[[Tensor], Tensor], z: Tensor) -> Answer:
-    """By the derivatives along all axes."""
-    n = z[0].numel()
-    axes = torch.eye(n, dtype=z.dtype, device=z.device).reshape(n, 1, *z.shape[1:]).expand(n, *z.shape)
-    with forward_mode():
-        parts = vmap(lambda e: (jvp(f, (z,), (e,))[1] * e).flatten(1).sum(1), chunk_size=AXES)(axes)
-    return f(z), parts.sum(0)
+def exact(f: Map, z: Tensor) -> Answer:
+    """By the derivatives along all axes, in one batch."""
+    n, rows = z[0].numel(), z.shape[0]
+    axes = torch.eye(n, dtype=z.dtype, device=z.device).repeat_interleave(rows, 0).reshape(n * rows, *z.shape[1:])
+    value, along = _derivative(f, z.repeat(n, *[1] * (z.ndim - 1)), axes)
+    return value[:rows], (along * axes).reshape(n, rows, -1).sum((0, 2))
 
 
 def hutchinson(e: Tensor) -> Divergence:
     """e^T (df/dz) e along one probe e (B, *shape) for each row, the same at all times ("A stochastic estimator of the
     trace of the influence matrix", Hutchinson, 1990)."""
 
-    def divergence(f: Callable[[Tensor], Tensor], z: Tensor) -> Answer:
-        with forward_mode():
-            value, along = jvp(f, (z,), (e,))
+    def divergence(f: Map, z: Tensor) -> Answer:
+        value, along = _derivative(f, z, e)
         return value, (along * e).flatten(1).sum(1)
 
     return divergence
 
 
+def _derivative(f: Map, z: Tensor, e: Tensor) -> Answer:
+    """f(z) and (df/dz) e, forward."""
+    with forward_mode(), forward_ad.dual_level():
+        value, along = forward_ad.unpack_dual(f(forward_ad.make_dual(z, e)))
+    return value, torch.zeros_like(value) if along is None else along
+
+
 class ProbabilityFlow(nn.Module):
     """A diffusion model read as a flow: z at the last log-SNR, standard normal, is an invertible map of x.
 
-    Verbs: Estimated, Invertible. Of reals the reading is the density of x; of integers a lower bound of log P(x) but for
-    the solver's error (module docstring). `at` is the log-SNR where the flow starts (None: the model's first, or for
-    integers where the noise is as wide as a cell). `divergence` is "exact", "hutchinson" or "auto"; the ODE is solved
-    from `steps` up to at most `max_steps` steps until nothing moves by more than `tolerance`, else `likely.ode.StepLimit`.
+    Verbs: Estimated, Invertible. Of reals the reading is the density of x; of integers a lower bound of log P(x) but
+    for the solver's error (module docstring). `at` is the log-SNR where the flow starts (None: the model's first, or
+    for integers where the noise is as wide as a cell). `divergence` is "exact", "hutchinson" or "auto"; the ODE is
+    solved with `steps` up to `max_steps` steps until nothing moves by more than `tolerance`, else
+    `likely.ode.StepLimit`.
     The flow is the network's, without the clamp on x_hat that the bound and the samplers have.
     """
 
@@ -101,8 +108,8 @@ class ProbabilityFlow(nn.Module):
             raise ValueError(f"divergence is {divergence!r}; accepts 'auto', 'exact', 'hutchinson'")
         if not (2 <= steps <= max_steps and tolerance > 0):
             raise ValueError(
-                f"steps is {steps}, max_steps {max_steps}, tolerance {tolerance}; accepts 2 <= steps <= max_steps and a "
-                "tolerance above 0"
+                f"steps is {steps}, max_steps {max_steps}, tolerance {tolerance}; accepts 2 <= steps <= max_steps and "
+                "a tolerance above 0"
             )
         self.model, self.space, self.condition = model, model.space, model.condition
         self.at, self.limits, self.tolerance = (
@@ -186,9 +193,9 @@ class ProbabilityFlow(nn.Module):
     ) -> Answer:
         """z from one log-SNR to another, and the log-determinant."""
         condition = self.model._condition(y, z.shape[0])
-        rate = flow_rate(lambda z, log_snr: self.model.core.denoise(z, log_snr, condition), how)
         if not z.shape[0]:
             return z, z.new_zeros(0)
+        rate = flow_rate(lambda z, log_snr: self.model.core.denoise(z, log_snr, _copies(condition, z.shape[0])), how)
         if steps is not None:
             return rk4(rate, z, start, end, steps)
         solution = refined(lambda n: rk4(rate, z, start, end, n), self.limits, volume=how is not ignored)
@@ -197,7 +204,7 @@ class ProbabilityFlow(nn.Module):
 
     def _count(self, solution: Solution) -> None:
         self.evaluations = max(self.evaluations, int(solution.evaluations.max()))
-        self.change = max(self.change, float(solution.change.max()))
+        self.change = max(self.change, float(solution.change.detach().max()))
 
     @property
     def _first(self) -> float:
@@ -222,9 +229,9 @@ class ProbabilityFlow(nn.Module):
 class Truncated(nn.Module):
     """The model's decoder from z at a log-SNR, and the probability flow of z from there on.
 
-    Verbs: Estimated, a lower bound of log p(x) but for the solver's error. `at` is the log-SNR (None: the model's first);
-    further settings are those of `ProbabilityFlow`. With decoder "denoiser" the decoder's learned width grows with the
-    noise at log-SNRs below the first.
+    Verbs: Estimated, a lower bound of log p(x) but for the solver's error. `at` is the log-SNR (None: the model's
+    first); further settings are those of `ProbabilityFlow`. With decoder "denoiser" the decoder's learned width grows
+    with the noise at log-SNRs below the first.
     """
 
     unbiased = False
@@ -268,11 +275,19 @@ def flow_rate(denoise: Callable[[Tensor, Tensor], Tensor], how: Divergence) -> C
 
     def rate(log_snr: Tensor, z: Tensor) -> Answer:
         alpha, dims = signal_noise(log_snr)[0].to(z), z[0].numel()
-        level = log_snr.to(z.device).expand(z.shape[0])
-        x_hat, divergence = how(lambda z: denoise(z, level), z)
+        level = log_snr.to(z.device)
+        x_hat, divergence = how(lambda z: denoise(z, level.expand(z.shape[0])), z)
         return alpha / 2 * (x_hat - alpha * z), alpha / 2 * (divergence - alpha * dims)
 
     return rate
+
+
+def _copies(condition: Condition | None, n: int) -> Condition | None:
+    """A condition of B rows for n rows, copies of these."""
+    vector = None if condition is None else condition.vector
+    if vector is None or len(vector) == n:
+        return condition
+    return condition.take(torch.arange(n, device=vector.device) % len(vector))  # ty: ignore
 
 
 def log_normal(z: Tensor) -> Tensor:
@@ -283,7 +298,10 @@ def log_normal(z: Tensor) -> Tensor:
 def check_model(model: object, name: str) -> None:
     """Raises `TypeError` for what is no diffusion model: above all for guided ones, whose density nobody knows."""
     if not (hasattr(model, "core") and hasattr(model, "schedule") and hasattr(model, "elbo_terms")):
-        raise TypeError(f"model is {type(model).__name__}; {name} accepts a diffusion model, without guidance")
+        raise TypeError(
+            f"model is {type(model).__name__}; {name} accepts a diffusion model itself (of a Trajectory its `.model`), "
+            "for draws that are guided or made otherwise have no known density"
+        )
 
 
 def check_at(model: Process, at: float) -> float:
