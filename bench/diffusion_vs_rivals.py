@@ -39,7 +39,7 @@ from likely.space import Integers, Reals
 
 BATCH, SIDE, EVALUATIONS = 16, 32, 20
 SPACE = Integers((3, SIDE, SIDE), 256)
-RESULTS = timing.RESULTS / "diffusion.jsonl"
+RESULTS = timing.RESULTS / "diffusion_vs_rivals.jsonl"
 PACKAGES = ("diffusers", "denoising-diffusion-pytorch", "torchcfm", "flow-matching")
 
 Loss = Callable[[Tensor], Tensor]

@@ -21,25 +21,23 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.updates = decay, 0
+        self.decay, self.updates, self.model = decay, 0, model
         self.module = copy.deepcopy(model)
+        copied = {id(p) for part in model.modules() if not getattr(part, "averaged", True) for p in part.parameters()}
+        pairs = list(zip(self.module.parameters(), model.parameters(), strict=True))
+        self.copied = [pair for pair in pairs if id(pair[1]) in copied]
+        self.moved = [pair for pair in pairs if id(pair[1]) not in copied]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights after an update."""
-        copied = {id(p) for part in model.modules() if not getattr(part, "averaged", True) for p in part.parameters()}
-        ours, theirs = [], []
-        for mine, value in zip(self.module.parameters(), model.parameters(), strict=True):
-            if self.updates and id(value) not in copied:
-                ours.append(mine)
-                theirs.append(value)
-            else:
-                mine.copy_(value)
-        if ours:
+    def update(self) -> None:
+        """Take in the model's weights after an update."""
+        buffers = zip(self.module.buffers(), self.model.buffers(), strict=True)
+        for mine, theirs in (*buffers, *self.copied, *(self.moved if self.updates == 0 else ())):
+            mine.copy_(theirs)
+        if self.updates and self.moved:
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            get_ema_multi_avg_fn(decay)(ours, theirs, self.updates)
-        for mine, value in zip(self.module.buffers(), model.buffers(), strict=True):
-            mine.copy_(value)
+            mine, theirs = map(list, zip(*self.moved, strict=True))
+            get_ema_multi_avg_fn(decay)(mine, theirs, self.updates)
         self.updates += 1
 
     def ready(self) -> nn.Module:

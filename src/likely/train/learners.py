@@ -148,7 +148,7 @@ class Gradient:
         if hasattr(self.model, "after_step"):
             self.model.after_step()
         if self.average is not None:
-            self.average.update(self.model)
+            self.average.update()
         return Outcome(losses, config.batch, max(norms), lr)
 
     def _backward(self, player: str, step: int) -> Tensor:
