@@ -240,3 +240,71 @@ def _identities(subject: Subject, state: str, place: int, model: Any, y: Any) ->
     if not found:
         raise Skip(f"{subject.space} is too large, and no quadrature over z")
     return found
+
+
+@promise
+def diffusion_terms(subject: Subject) -> str:
+    """L6 A diffusion bound is the sum of its terms, a drawn time stands for all times, and the log-SNR falls.
+
+    For models with `elbo_terms`, `cost_at` and a `schedule`. Draw by draw, elbo is minus the sum of the terms, and the
+    prior's is a constant that is not negative. The mean of the diffusion term is that of `cost_at` over all steps (of
+    more than 64, over steps drawn evenly), or over evenly spaced times: t-tests at 1e-6, 4096 draws or more on 8 rows.
+    `log_snr` falls over 1001 times, `time` inverts it within 1e-9, and `slope` is its derivative within 1e-4.
+    """
+    subject.need(Bounded)
+    model = subject.model
+    if not all(hasattr(model, name) for name in ("elbo_terms", "cost_at", "schedule")):
+        raise Skip("no `elbo_terms`, `cost_at` and `schedule`: no diffusion model")
+    worst, gap, comparisons = 0.0, 0.0, 0
+    for state, model in subject.variants().items():
+        _falls(model.schedule, state)
+        for y in subject.conditions()[:3]:
+            if y is None and subject.takes_y:
+                continue  # log p(x) of a joint has a bound over all classes
+            drawn, costs = _costs(subject, model, _rows(subject, ROWS), y)
+            worst = max(worst, float(t_scores(drawn - costs).abs().nan_to_num(math.inf).max()))
+            gap, comparisons = max(gap, smallest_gap(drawn - costs, ROWS)), comparisons + drawn.shape[1]
+    limit = t_limit(comparisons)
+    if not worst <= limit:
+        raise Failed(f"|t| = {worst:.1f} between drawn times and all times; accepts {limit:.1f}")
+    return f"|t| <= {worst:.1f} of {limit:.1f}; a difference of {gap:.3f} nats would show"
+
+
+def _costs(subject: Subject, model: Any, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Draws of the diffusion term, and of `cost_at` over all times, (k, n) each; the terms add up, or `Failed`."""
+    n, T = subject.space.len(x), model.config.steps
+    even = T is None or T > 64
+    k = 4096 if even else 64 * T * -(-64 // T)
+    place = torch.arange(k).reshape(-1, 64).T.flatten()  # each of 64 blocks of draws runs through all times
+    t = (place + 0.5) / k if T is None else (place % T + 1) / T
+    t = t.double().repeat(n)
+    if T is not None and even:
+        t = (Noise(subject.seed + 94, n, k).integers(T).double() + 1) / T
+    y = subject.repeated(y, n)
+    with scoring(model):
+        terms = model.elbo_terms(x, y, noise=Noise(subject.seed + 95, n, k))
+        bound = model.elbo(x, y, noise=Noise(subject.seed + 95, n, k))
+        costs = model.cost_at(x, t, y, noise=Noise(subject.seed + 96, n, k))
+    off = float((bound + terms.prior + terms.diffusion + terms.reconstruction).abs().max())
+    if not off <= 1e-9 * (1 + float(bound.abs().max())):
+        raise Failed(f"elbo and minus the sum of its terms differ by {off:.1e} nats")
+    prior = terms.prior.reshape(n, k)
+    if not (float(prior.min()) >= 0 and bool((prior == prior[:, :1]).all())):
+        raise Failed(f"the prior's term is no KL: {float(prior.min()):.3g} to {float(prior.max()):.3g} over draws")
+    return terms.diffusion.double().reshape(n, k).T, costs.double().reshape(n, k).T
+
+
+def _falls(schedule: Any, state: str) -> None:
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    with torch.no_grad():
+        log_snr, slope = schedule.log_snr(t), schedule.slope(t)
+        back, middle = schedule.time(log_snr), torch.linspace(0.01, 0.99, 98, dtype=torch.float64) + 1.3e-4
+        rise = (schedule.log_snr(middle + 1e-7) - schedule.log_snr(middle - 1e-7)) / 2e-7
+        wrong = float((rise / schedule.slope(middle) - 1).abs().max())
+    if not (bool((log_snr.diff() < 0).all()) and bool((slope < 0).all())):
+        raise Failed(f"the schedule's log-SNR does not fall everywhere ({state})")
+    off = float((back - t).abs().max())
+    if not off <= 1e-9:
+        raise Failed(f"the schedule's time is off by {off:.1e} from the inverse of log_snr ({state}); accepts 1e-9")
+    if not wrong <= 1e-4:
+        raise Failed(f"the schedule's slope is off by {wrong:.1e} from the derivative of log_snr ({state})")

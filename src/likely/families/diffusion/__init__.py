@@ -62,7 +62,6 @@ TINY: dict[str, Tiny] = {
     "separate decoder": _tiny(_FOUR, decoder="separate", high=2.0),
     "paths": _tiny(_FOUR, **_PATHS),
     "paths, ddpm": _tiny(_FOUR, **_PATHS, schedule="ddpm", prediction="noise", decoder="denoiser", weighting="bound"),
-    "paths, one step": _tiny(_FOUR, **{**_PATHS, "steps": 1}, prediction="x", weighting="bound"),
     "paths, labels": _tiny(_FOUR, _LABELS, **{**_PATHS, "steps": 2}, schedule="learned", prediction="edm"),
     "paths, separate decoder": _tiny(_FOUR, **{**_PATHS, "high": 2.0}, decoder="separate"),
     "paths, reals": _tiny(Reals((1,)), **_PATHS, schedule="flow", prediction="velocity"),

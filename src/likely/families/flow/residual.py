@@ -16,6 +16,7 @@ generative modeling" (Chen, Behrmann, Duvenaud, Jacobsen, 2019); "Invertible Den
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -104,6 +105,11 @@ class ResidualFlow(FlowModel):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         cost = 2 * sum(part.cost for part in self.modules() if isinstance(part, Spectral))
         normalise(self, tolerance=config.tolerance, rounds=max(1, min(ROUNDS, int(START_COST / cost))))
+
+    @property
+    def views(self) -> dict[str, Callable[[], nn.Module]]:
+        """ "exact": the same density without an estimate."""
+        return {"exact": lambda: ExactJacobian(self)}
 
     def log_prob_estimate(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> Tensor:
         """One draw of an unbiased estimate of log p(x), or log p(x given y), (B * k,) in nats."""
