@@ -276,8 +276,8 @@ def fewstep_table() -> str:
     first = rows[0]
     told = (
         f"Kernel distance of {first['draws']} draws of {first['data']} on {first['features']}; training rows: "
-        f"{distance(first['kernel_distance_of_training_rows'])}. The consistency model's seconds are those of its tuning; "
-        "the diffusion that it starts from had as many."
+        f"{distance(first['kernel_distance_of_training_rows'])}. The consistency model's seconds are its tuning's; the "
+        "diffusion that it starts from had as many."
     )
     return f"{told}\n\n{table(['model', 'steps', 'CPU s', *(f'{count} evaluations' for count in counts)], cells)}"
 
