@@ -21,7 +21,7 @@ from timing import RESULTS, record
 
 import likely as lk
 from likely.elimination import ROWS, race
-from likely.logprob import BATCH, batched, log_joint
+from likely.logprob import BATCH, ELIMINATE, batched, log_joint
 
 PATH = RESULTS / "diffusion_classifier.jsonl"
 TRAIN = {"batch": 64, "lr": 2e-3, "ema": 0.995, "valid_every": 0, "threads": 1}
@@ -115,7 +115,7 @@ def main() -> None:
                     "cpu_s_per_1000_evaluations": round(1000 * seconds / values.numel(), 4),
                 }
                 record(PATH, common | row)
-    for errors in (0.0, 4.0):  # the door itself: p(x) and p(y given x), with the default number of draws
+    for errors in (0.0, ELIMINATE):  # the door itself: p(x) and p(y given x), with the default number of draws
         start = time.process_time()
         reading, posterior = log_joint(model, x[:128], eliminate=errors)
         seconds = time.process_time() - start

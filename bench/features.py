@@ -39,8 +39,10 @@ def classifier(data: Any) -> tuple[str, Callable[[Tensor], Tensor]]:
 
     def features(x: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([net(data.space.centred(part, torch.float32)) for part in x.split(256)])
+            return torch.cat([net(data.space.centred(part, torch.float32)) for part in x.split(256)]) / scale
 
+    scale = 1.0
+    scale = float(features(data.train.x[:2000]).square().mean().sqrt())  # so that they are of order one
     with torch.no_grad():
-        right = (head(features(data.test.x[:2000])).argmax(1) == data.test.y[:2000]).double().mean()
+        right = (head(scale * features(data.test.x[:2000])).argmax(1) == data.test.y[:2000]).double().mean()
     return f"{WIDTH} features of a classifier of {data.name} (right on {float(right):.3f})", features

@@ -2,6 +2,7 @@
 
     python bench/mutants.py                   all of them: bench/results/mutants.jsonl and docs/mutants.md
     python bench/mutants.py --only detach     those whose kind contains a word, on the screen only
+    python bench/mutants.py --new             those of a kind that has no result yet, added to the results
 
 The mutants stand in bench/mutants.toml: a replacement in one source file (the text must stand there exactly once) and
 the tiny instances that the changed line takes part in. Each runs in a process of its own over a copy of the package,
@@ -107,13 +108,17 @@ def main() -> int:
     """Run the mutants; returns 1 when one survived."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", help="kinds that contain this; prints, and writes nothing")
-    only = parser.parse_args().only
-    mutants = [m for m in MUTANTS if only is None or only in m.kind]
+    parser.add_argument("--new", action="store_true", help="kinds without a result, added to the results")
+    arguments = parser.parse_args()
+    only, rows = arguments.only, []
+    if arguments.new:
+        rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    done = {row["kind"] for row in rows}
+    mutants = [m for m in MUTANTS if (only is None or only in m.kind) and m.kind not in done]
     instances = tuple(dict.fromkeys(i for m in mutants for i in m.instances))
     known = {i: [each.split(":")[0] for each in failed] for i, failed in run(None, instances, {}).items()}
     for instance, checks in known.items():
         print(f"without any mutant {instance} fails {', '.join(checks)}: not counted", flush=True)
-    rows = []
     for mutant in mutants:
         began = time.perf_counter()
         found = run(mutant, mutant.instances, known)

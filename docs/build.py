@@ -261,6 +261,65 @@ def daed_tables() -> str:
     )
 
 
+def fewstep_table() -> str:
+    """Kernel distances of draws in few evaluations."""
+    rows = lines_of("fewstep")
+    if not rows:
+        return "No measurements yet."
+    counts = sorted({row["evaluations"] for row in rows})
+    cells = []
+    for family in dict.fromkeys(row["family"] for row in rows):
+        own = {row["evaluations"]: row for row in rows if row["family"] == family}
+        first = next(iter(own.values()))
+        figures = [distance(own[count]["kernel_distance"]) if count in own else "" for count in counts]
+        cells.append([family, f"{first['steps']:,}", f"{first['train_cpu_s']:.0f}", *figures])
+    first = rows[0]
+    told = (
+        f"Kernel distance of {first['draws']} draws of {first['data']} on {first['features']}; training rows: "
+        f"{distance(first['kernel_distance_of_training_rows'])}. The consistency model's seconds are its tuning's; the "
+        "diffusion that it starts from had as many."
+    )
+    return f"{told}\n\n{table(['model', 'steps', 'CPU s', *(f'{count} evaluations' for count in counts)], cells)}"
+
+
+def classifier_table() -> str:
+    """Accuracy of the diffusion classifier against draws, with and without shared noise and elimination."""
+    rows = [row for row in lines_of("diffusion_classifier") if "noise" in row]
+    if not rows:
+        return "No measurements yet."
+    cells = [
+        [
+            "the same for every class" if row["noise"] == "paired" else "of its own for each class",
+            str(row["k"]),
+            "off" if not row["eliminate"] else f"beyond {row['eliminate']:g} errors",
+            f"{row['accuracy']:.3f} ± {row['accuracy_stderr']:.3f}",
+            f"{row['class_nats']:.3f}",
+            f"{row['evaluations']:.0f}",
+        ]
+        for row in rows
+    ]
+    told = f"{rows[0]['rows']} test rows of {rows[0]['data']}, {rows[0]['model']['steps']:,} steps of training."
+    head = ["noise", "draws", "classes dropped", "right", "-log p(y given x), nats", "evaluations a row"]
+    return f"{told}\n\n{table(head, cells)}"
+
+
+def impute_table() -> str:
+    """Imputation against a conditional that is known."""
+    rows = [row for row in lines_of("impute") if "divergence_per_dim" in row]
+    cells = [
+        [
+            row["data"],
+            row["hidden"],
+            row["method"],
+            f"{row['divergence_per_dim']:.4f}",
+            f"{row['least_variance']:.2f} to {row['most_variance']:.2f}",
+        ]
+        for row in rows
+    ]
+    head = ["data", "hidden", "method", "divergence, nats a hidden dimension", "variance along the true one's axes"]
+    return table(head, cells) if rows else "No measurements yet."
+
+
 def nearest(values: list[float], wanted: float) -> int:
     return min(range(len(values)), key=lambda i: abs(values[i] - wanted))
 
@@ -289,6 +348,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "uci": uci_table,
     "diffusion": diffusion_tables,
     "daed": daed_tables,
+    "fewstep": fewstep_table,
+    "classifier": classifier_table,
+    "impute": impute_table,
 }
 
 if __name__ == "__main__":

@@ -6,12 +6,16 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import likely as lk
 from likely.config.diffusion import PRESETS
+from likely.families.diffusion import TINY
+from likely.families.diffusion import model as make
 from likely.families.diffusion.core import COEFFICIENTS, Core
 from likely.families.diffusion.decoder import Cells, Discretised, Gaussian, Softmax, Standardised
 from likely.families.diffusion.schedule import SCHEDULES, signal_noise
+from likely.noise import Noise
 from likely.train.ema import Average
 from likely.verbs import verbs
 
@@ -134,6 +138,49 @@ def test_a_bad_schedule_is_an_error():
         SCHEDULES["linear"](9.0, -9.0).log_snr(torch.tensor([0.5, 1.5]))
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_is_the_same_with_and_without_a_look_at_the_times(name):
+    schedule, t = SCHEDULES[name](7.0, -6.0, 0.5), torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    log_snr, slope = schedule.unchecked(t)
+    assert torch.equal(log_snr, schedule.log_snr(t)) and torch.equal(slope, schedule.slope(t))
+    torch.testing.assert_close(schedule.time(log_snr), t)
+    around = (schedule.log_snr(t + 1e-6) - schedule.log_snr(t - 1e-6)) / 2e-6
+    torch.testing.assert_close(slope, around, rtol=1e-6, atol=0)
+
+
+class Waits(TorchDispatchMode):
+    """An error where data goes from the CPU to the device, which makes a GPU wait. (That a value is read from the
+    device is an error anyway: the device of these tests holds none.)"""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        given = {part.device.type for part in arguments if isinstance(part, torch.Tensor)}
+        if given == {"cpu"} and isinstance(result, torch.Tensor) and result.device.type != "cpu":
+            raise RuntimeError(f"{function} copies to the device")
+        return result
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_step_of_training_never_waits_for_its_device(name):
+    """On `meta`, a device without values. The window of levels around a *learned* first log-SNR has to be read."""
+    tiny, device = TINY[name], torch.device("meta")
+    with device:
+        model = make(tiny.config, tiny.space, tiny.condition, None)
+
+    def rows(space):
+        return torch.zeros(4, *space.shape, device=device, dtype=(torch.float32, torch.int64)[hasattr(space, "levels")])
+
+    x, y = rows(tiny.space), None if tiny.condition is None else rows(tiny.condition)
+    noise = Noise(0, torch.arange(4, device=device))
+    SCHEDULES["ddpm"](9.0, -9.0).log_snr(torch.zeros(0, device=device))  # its table is copied once in a process
+    with Waits():
+        if tiny.config.schedule == "learned" and tiny.config.weighting == "bound":
+            with pytest.raises(RuntimeError, match=r"item\(\) cannot be called"):
+                model.loss(x, y, noise=noise)
+        else:
+            model.loss(x, y, noise=noise).backward()
+
+
 def tiny(**fields):
     return lk.build("diffusion", SPACE, lk.Integers((), 3), net="mlp", width=16, blocks=(1,), **fields)
 
@@ -174,7 +221,7 @@ def test_averaging_leaves_the_learned_schedule_alone():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(1.0)
-        average.update(model)
+        average.update()
     ready = average.ready()
     assert torch.equal(ready.schedule.moved, model.schedule.moved)
     assert not torch.equal(ready.core.net.net.first.weight, model.core.net.net.first.weight)

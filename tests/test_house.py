@@ -108,7 +108,7 @@ result["moved"] = [[a, b] for a, b in zip(before, after) if a != b]
 def test_public_surface() -> None:
     import likely
 
-    assert len(likely.__all__) == len(set(likely.__all__)) <= 30
+    assert len(likely.__all__) == len(set(likely.__all__)) <= 32
     assert {"load", "build", "fit", "log_prob", "sample", "save", "load_model"} <= set(likely.__all__)
     assert set(dir(likely)) == set(likely.__all__)
     with pytest.raises(AttributeError, match="public names"):

@@ -19,6 +19,8 @@ from torch import Tensor
 import likely
 from likely.noise import Noise
 from likely.space import Column, Integers, Reals, Rows, Table
+from likely.tasks import impute as completing
+from likely.tasks.gauge import Gauge
 from likely.tasks.impute import impute
 from likely.tasks.masks import hide, read_mask
 
@@ -55,6 +57,22 @@ def test_draws_of_a_denoiser_have_the_conditional_mean_and_covariance(what: str)
     assert torch.equal(got.draws[:, seen], x[:, seen].expand(n, -1))  # to the last bit
     torch.testing.assert_close(got.mean[0], got.draws.mean(0))
     torch.testing.assert_close(got.spread[0, ~seen], got.draws[:, ~seen].std(0, correction=0))
+
+
+@pytest.mark.parametrize("log_snr", [-6.0, 0.0, 5.0])
+def test_the_steered_mean_is_the_posterior_mean(log_snr: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E[x given z, seen] of a Gaussian, where conjugate gradients may run to their end."""
+    monkeypatch.setattr(completing, "SOLVES", 12)
+    model, seen, lam = Known(smooth(8, 2.0)), torch.arange(8) % 3 > 0, torch.tensor(log_snr, dtype=F64)
+    alpha, sigma = lam.sigmoid().sqrt(), (-lam).sigmoid().sqrt()
+    x = model.scaled(model.draw(4))
+    z = alpha * x + sigma * Noise(3, 4).normal((8,), dtype=F64)
+    got = completing.steered(Gauge(model, "test"), z, lam, x, seen.expand(4, 8))
+    for i in range(4):
+        mean, covariance = conditional(model.inside, x[i], seen)
+        gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(3, dtype=F64))
+        torch.testing.assert_close(got[i, ~seen], mean + gain @ (z[i, ~seen] - alpha * mean), rtol=0, atol=1e-6)
+        assert torch.equal(got[i, seen], x[i, seen])
 
 
 def test_more_evaluations_come_nearer() -> None:
@@ -96,7 +114,9 @@ def test_a_draw_depends_on_its_row_and_number_alone() -> None:
     assert not torch.equal(part.draws, other.draws)
     assert impute(model, x[:0], seen).draws.shape == (0, 6)
     masks = hide(model.space, "random:0.5", 5, seed=0)  # a mask for each row
-    assert torch.equal(impute(model, x[:5], masks).draws[masks], x[:5][masks])
+    each = impute(model, x[:5], masks).draws
+    assert torch.equal(each[masks], x[:5][masks])
+    assert torch.equal(each[3], impute(model, x[:5], masks[3]).draws[3])
 
 
 def test_a_marginal_model_draws_exactly() -> None:

@@ -148,6 +148,7 @@ class Diffusion(Network):
 _VECTOR: dict[str, Any] = {"net": "mlp", "width": 128, "blocks": (3,)}
 _DIGITS: dict[str, Any] = {"width": 32, "multipliers": (1, 2)}
 _SMALL: dict[str, Any] = {"width": 32, "multipliers": (1, 2, 2)}
+_EFFICIENT: dict[str, Any] = {"width": 24, "multipliers": (1, 2, 4), "attention": (2,), "order": "efficient"}
 _KINDS: dict[str, dict[str, Any]] = {
     "ddpm": {"schedule": "ddpm", "prediction": "noise", "steps": 999, "decoder": "denoiser"},
     "vdm": {"schedule": "learned", "low": -5.0, "prediction": "noise", "weighting": "bound"},
@@ -165,5 +166,8 @@ PRESETS: dict[str, Any] = {
     **{f"digits-{name}": Diffusion(**_DIGITS, **kind) for name, kind in _KINDS.items()},
     "digits": Diffusion(**_DIGITS),
     "small": Diffusion(**_SMALL),
+    # a third of the time of "small" for as many parameters, on pictures of 28 x 28
+    "efficient": Diffusion(**_EFFICIENT),
+    **{f"efficient-{name}": Diffusion(**_EFFICIENT, **kind) for name, kind in _KINDS.items()},
     "vector": Diffusion(**_VECTOR),
 }

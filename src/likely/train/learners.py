@@ -134,7 +134,9 @@ class Gradient:
                 optimiser.zero_grad(set_to_none=True)
             loss = self._backward(player, step)
             norm = nn.utils.clip_grad_norm_(self.parameters[player], config.clip or math.inf)
-            losses[player], grad_norm = float(team.sum(loss) / team.world), float(norm)
+            # the one wait for a GPU in a step: what is not finite never reaches the weights
+            seen = torch.stack([team.sum(loss) / team.world, norm.detach().double()])
+            losses[player], grad_norm = seen.tolist()
             if not math.isfinite(losses[player]) or not math.isfinite(grad_norm):
                 what = "gradient" if math.isfinite(losses[player]) else f"loss ({losses[player]})"
                 rows = batch_indices(self.batches.n, config.batch, step, config.seed).tolist()
@@ -146,7 +148,7 @@ class Gradient:
         if hasattr(self.model, "after_step"):
             self.model.after_step()
         if self.average is not None:
-            self.average.update(self.model)
+            self.average.update()
         return Outcome(losses, config.batch, max(norms), lr)
 
     def _backward(self, player: str, step: int) -> Tensor:

@@ -53,8 +53,8 @@ class Core(nn.Module):
 
     def predict(self, z: Tensor, log_snr: Tensor, condition: Condition | None = None) -> Tensor:
         """F for z (B, *shape) at log-SNRs (B,)."""
-        alpha, sigma = signal_noise(log_snr.double())
-        c_in = (alpha.square() * self.sigma_data**2 + sigma.square()).rsqrt()
+        wide = log_snr.double()
+        c_in = (wide.sigmoid() * self.sigma_data**2 + (-wide).sigmoid()).rsqrt()  # alpha^2 and sigma^2
         return self.net(along(c_in, z) * z, log_snr.to(z.dtype), condition or Condition())
 
     def denoise(self, z: Tensor, log_snr: Tensor, condition: Condition | None = None) -> Tensor:
@@ -75,5 +75,6 @@ class Core(nn.Module):
 
 
 def along(values: Tensor, like: Tensor) -> Tensor:
-    """One number a row, (B,), shaped and typed to multiply rows `like` (B, ...)."""
-    return values.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+    """One number a row, (B,), or one for all, (), shaped and typed to multiply rows `like` (B, ...)."""
+    values = values.to(like.dtype)
+    return values.reshape(-1, *[1] * (like.ndim - 1)) if values.ndim else values

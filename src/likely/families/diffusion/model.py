@@ -26,7 +26,7 @@ from likely.families.diffusion.core import Core, along
 from likely.families.diffusion.decoder import Cells, Decoder, Discretised, Gaussian, Softmax, Standardised
 from likely.families.diffusion.inside import Inside
 from likely.families.diffusion.samplers import SAMPLERS, grid
-from likely.families.diffusion.schedule import SCHEDULES, signal_noise
+from likely.families.diffusion.schedule import SCHEDULES, checked_times, signal_noise
 from likely.families.diffusion.trajectory import Trajectory
 from likely.families.diffusion.views import ProbabilityFlow, Truncated
 from likely.nets.embedding import Condition
@@ -120,18 +120,17 @@ class Process(Inside, ABC):
             s = self.config.log_sigma_mean + self.config.log_sigma_std * noise.normal(dtype=torch.float64)
             log_snr, slope = -2 * s, None
         else:
-            t = noise.stratified()
-            log_snr, slope = self.schedule.log_snr(t), self.schedule.slope(t)
+            log_snr, slope = self.schedule.unchecked(noise.stratified())
         eps = noise.normal(self.space.shape, dtype=self._dtype)
         alpha, sigma = signal_noise(log_snr)
         z = along(alpha, x0) * x0 + along(sigma, x0) * eps
         F = self.core.predict(z, log_snr, condition)
         if slope is None or self.config.weighting == "mse":
-            loss = (F - self.core.target(x0, eps, log_snr)).square().flatten(1).mean(1)
+            loss = (F - self.core.target(x0, eps, log_snr)).square().mean()
             if self.config.decoder != "direct":
                 ends = self._ends(noise.expand(x), x0, condition, noise, self.reader.denoise)
-                loss = loss + ends[1] / self.space.dims
-            return loss.mean()
+                loss = loss + ends[1].mean() / self.space.dims
+            return loss
         error = (self.core.read(F, z, log_snr) - x0).square().flatten(1).sum(1)
         weight = WEIGHTS[self.config.weighting](log_snr)
         return (-0.5 * weight * slope * log_snr.exp() * error).mean().to(self._dtype)
@@ -149,13 +148,13 @@ class Process(Inside, ABC):
         """The diffusion term's density over time at times t (B * k,) in [0, 1], (B * k,) in nats: its mean over t is
         the term. With T discrete steps t is one of 1/T, 2/T .. 1, and the value T times what that step costs."""
         condition = self._condition(None if y is None else noise.expand(y), noise.count)
-        return self._cost(noise.expand(self.scaled(x)), t.double(), condition, noise, self._denoise)
+        return self._cost(noise.expand(self.scaled(x)), checked_times(t), condition, noise, self._denoise)
 
     def _ends(
         self, x: Tensor, x0: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise
     ) -> tuple[Tensor, Tensor]:
         """The prior's and the decoder's part, (n,) each."""
-        alpha, sigma = signal_noise(self.schedule.low.to(x0.device))
+        alpha, sigma = signal_noise(self.schedule.low)
         square = sigma.square().to(x0.dtype)
         kl = 0.5 * (square - 1 - square.log() + (alpha.to(x0.dtype) * x0).square())
         z0 = self._noised(x0, self.schedule.high, noise)
@@ -165,24 +164,25 @@ class Process(Inside, ABC):
         """The integral or sum over the process at one time a draw, (n,)."""
         u, T = noise.stratified(), self.config.steps
         # times are drawn evenly in log-SNR: the integral is the same, and varies far less than over even times
-        low, high = self.schedule.low.to(u.device), self.schedule.high.to(u.device)
+        low, high = self.schedule.low, self.schedule.high
         t = self.schedule.time(high + u * (low - high)).clamp(0, 1)
         if T is None:
-            density = -self.schedule.slope(t) / (high - low)
+            density = -self.schedule.unchecked(t)[1] / (high - low)
         else:  # the step in which that log-SNR lies
             t = (t * T).ceil().clamp(1, T) / T
-            density = T * (self.schedule.log_snr((t - 1 / T).clamp(min=0)) - self.schedule.log_snr(t)) / (high - low)
+            before, after = (self.schedule.unchecked(at)[0] for at in ((t - 1 / T).clamp(min=0), t))
+            density = T * (before - after) / (high - low)
         return (self._cost(x0, t, condition, noise, denoise) / density).to(x0.dtype)
 
     def _cost(self, x0: Tensor, t: Tensor, condition: Condition | None, noise: Noise, denoise: Denoise) -> Tensor:
         """What times t (n,) add to minus the bound, per unit of time, (n,); with T steps T times what step t T adds."""
         T = self.config.steps
         if T is None:
-            log_snr = self.schedule.log_snr(t)
-            weight = -self.schedule.slope(t) * log_snr.exp()
+            log_snr, slope = self.schedule.unchecked(t)
+            weight = -slope * log_snr.exp()
         else:
             i = (t * T).round()
-            log_snr, before = self.schedule.log_snr(i / T), self.schedule.log_snr((i - 1) / T)
+            log_snr, before = (self.schedule.unchecked(at)[0] for at in (i / T, (i - 1) / T))
             weight = T * (before.exp() - log_snr.exp())  # = T expm1(lambda_{i-1} - lambda_i) exp(lambda_i)
         z = self._noised(x0, log_snr, noise)
         error = (denoise(z, log_snr, condition) - x0).square().flatten(1).sum(1)
@@ -190,20 +190,21 @@ class Process(Inside, ABC):
 
     def _noised(self, x0: Tensor, log_snr: Tensor, noise: Noise) -> Tensor:
         """z = alpha x + sigma eps."""
-        alpha, sigma = signal_noise(log_snr.to(x0.device))
+        alpha, sigma = signal_noise(log_snr)
         return along(alpha, x0) * x0 + along(sigma, x0) * noise.normal(self.space.shape, dtype=x0.dtype)
 
     def _read(
         self, z: Tensor, condition: Condition | None, denoise: Denoise, at: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mean and width of p(x | z) for z = z_0, or z at another log-SNR: a learned width grows with the noise."""
-        high = self.schedule.high.to(z.device)
+        high = self.schedule.high
         log_snr = high if at is None else at
         if self.config.decoder == "direct":
             alpha, sigma = signal_noise(log_snr)
             return z / alpha.to(z.dtype), (sigma / alpha).to(z.dtype)
         width = self.log_width if at is None else self.log_width + (0.5 * (high - at)).to(z.dtype)
-        return denoise(z, log_snr.expand(z.shape[0]), condition), width.exp()
+        everywhere = torch.zeros(z.shape[0], dtype=torch.float64, device=z.device) + log_snr
+        return denoise(z, everywhere, condition), width.exp()
 
     # Samples -------------------------------------------------------------------------------------------------------
 

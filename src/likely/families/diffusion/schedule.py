@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,8 @@ class Schedule(nn.Module, ABC):
                 f"high {high} and low {low} leave nothing of this curve, which runs from {self.most + shift:.2f} to "
                 f"{self.least + shift:.2f}"
             )
+        first, last = self.place(torch.tensor(self.ends, dtype=torch.float64, device="cpu") - shift).tolist()
+        self._fixed = first, last - first
 
     @abstractmethod
     def curve(self, u: Tensor) -> Tensor:
@@ -58,7 +61,7 @@ class Schedule(nn.Module, ABC):
 
     @property
     def high(self) -> Tensor:
-        """The log-SNR at t = 0, float64."""
+        """The log-SNR at t = 0: a float64 number, on the CPU unless it is learned, where a GPU takes it as it is."""
         return torch.tensor(self.ends[0], dtype=torch.float64)
 
     @property
@@ -68,24 +71,26 @@ class Schedule(nn.Module, ABC):
 
     def log_snr(self, t: Tensor) -> Tensor:
         """lambda at times t in [0, 1], float64, of the same shape. Raises `ValueError` for other times."""
-        first, length = self._stretch(t.device)
-        return self.curve(first + _times(t) * length) + self.shift
+        return self.unchecked(checked_times(t))[0]
+
+    def slope(self, t: Tensor) -> Tensor:
+        """d lambda / dt, float64, below 0. Raises `ValueError` for times outside [0, 1]."""
+        return self.unchecked(checked_times(t))[1]
+
+    def unchecked(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_snr` and `slope` at float64 times known to lie in [0, 1]: to look at them would be to wait for a GPU."""
+        first, length = self._stretch()
+        u = first + t * length
+        return self.curve(u) + self.shift, self.steepness(u) * length
 
     def time(self, log_snr: Tensor) -> Tensor:
         """t in [0, 1] of log-SNRs between low and high, float64."""
-        first, length = self._stretch(log_snr.device)
+        first, length = self._stretch()
         return (self.place(log_snr.double() - self.shift) - first) / length
 
-    def slope(self, t: Tensor) -> Tensor:
-        """d lambda / dt, float64, below 0."""
-        first, length = self._stretch(t.device)
-        return self.steepness(first + _times(t) * length) * length
-
-    def _stretch(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _stretch(self) -> tuple[float | Tensor, float | Tensor]:
         """u at t = 0, and how far it goes."""
-        ends = torch.stack([self.high, self.low]).to(device) - self.shift
-        first, last = self.place(ends)
-        return first, last - first
+        return self._fixed
 
 
 class Linear(Schedule):
@@ -119,6 +124,10 @@ class Learned(Linear):
     @property
     def low(self) -> Tensor:
         return self.ends[1] + self.moved.double()
+
+    def _stretch(self) -> tuple[Tensor, Tensor]:
+        high, low = self.high, self.low
+        return self.shift - high, high - low
 
 
 class Cosine(Schedule):
@@ -170,20 +179,25 @@ class DDPM(Schedule):
     most, least = float(table[0]), float(table[-1])
 
     def curve(self, u: Tensor) -> Tensor:
-        i, table = self._piece(u), self.table.to(u.device)
+        i, table = self._piece(u), _ddpm_table(u.device)
         return table[i] + (u - i) * (table[i + 1] - table[i])
 
     def place(self, log_snr: Tensor) -> Tensor:
-        table = self.table.to(log_snr.device)
+        table = _ddpm_table(log_snr.device)
         i = (torch.searchsorted(-table, -log_snr.detach().contiguous(), right=True) - 1).clamp(0, DDPM_STEPS - 2)
         return i + (log_snr - table[i]) / (table[i + 1] - table[i])
 
     def steepness(self, u: Tensor) -> Tensor:
-        i, table = self._piece(u), self.table.to(u.device)
+        i, table = self._piece(u), _ddpm_table(u.device)
         return table[i + 1] - table[i]
 
     def _piece(self, u: Tensor) -> Tensor:
         return u.detach().floor().long().clamp(0, DDPM_STEPS - 2)
+
+
+@cache
+def _ddpm_table(device: torch.device) -> Tensor:
+    return DDPM.table.to(device)
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -201,7 +215,8 @@ def signal_noise(log_snr: Tensor) -> tuple[Tensor, Tensor]:
     return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
 
 
-def _times(t: Tensor) -> Tensor:
+def checked_times(t: Tensor) -> Tensor:
+    """t as float64. Raises `ValueError` unless all lie in [0, 1]."""
     t = t.double()
     if t.numel() and not bool(((t >= 0) & (t <= 1)).all()):
         raise ValueError(f"t goes from {float(t.min()):g} to {float(t.max()):g}; accepts times in [0, 1]")
