@@ -10,6 +10,8 @@ from tyro.conf import arg
 Words = Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")]
 Name = Annotated[str | None, arg(metavar="NAME")]
 Count = Annotated[int | None, arg(metavar="N")]
+Draws = Annotated[int | None, arg(metavar="N", aliases=("-k",))]
+Class = Annotated[str | None, arg(metavar="CLASS", aliases=("-y",))]
 Place = Annotated[Path | None, arg(metavar="PATH")]
 Run = Annotated[Path, arg(metavar="RUN")]
 Json = Annotated[bool, arg(help="Print one JSON object instead of text.")]

@@ -53,6 +53,7 @@ class Consistency(nn.Module):
         for name, parameter in diffusion.named_parameters():  # what else there is belongs to the likelihood: it rests
             parameter.requires_grad_(name.startswith(("core.", "embedding.")))
         self.c = 0.00054 * math.sqrt(self.space.dims) if config.c is None else config.c
+        self._check_again(config)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def end(self, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
@@ -139,8 +140,17 @@ class Consistency(nn.Module):
             yield x
 
     def drawn(self, **settings: Any) -> Consistency:
-        """This model with other levels of noise `again`."""
-        return drawn_with(self, settings, "again")
+        """This model with other levels of noise `again`. Raises `ValueError` for levels beyond those of the process."""
+        other = drawn_with(self, settings, "again")
+        self._check_again(other.config)
+        return other
+
+    def _check_again(self, config: Config) -> None:
+        least, most = self.ends
+        if any(not least <= s <= most for s in config.again):
+            raise ValueError(
+                f"again is {list(config.again)}; accepts sigma / alpha from {least:.3g} to {most:.3g}, its process's"
+            )
 
 
 def model(config: Config, space: Space, condition: Space | None, build: Any) -> Consistency:
