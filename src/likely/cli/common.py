@@ -64,6 +64,8 @@ def rows_of(own: Any, inputs: str | None, split: str, limit: int, real: bool = F
         names = [f"{split} {i}" for i in range(own.space.len(x))]
     else:
         x, names = load_inputs(inputs, own.space, split=split, real=real)
+    if not names:
+        raise ValueError(f"inputs {inputs or own.name} has no rows in its split {split!r}; try another --split")
     return own.space.take(x, slice(0, limit)), names[:limit]
 
 
