@@ -191,7 +191,15 @@ _DIGITS: dict[str, Any] = {"width": 32, "multipliers": (1, 2)}
 _SMALL: dict[str, Any] = {"width": 32, "multipliers": (1, 2, 2)}
 _EFFICIENT: dict[str, Any] = {"width": 24, "multipliers": (1, 2, 4), "attention": (2,), "order": "efficient"}
 _KINDS: dict[str, dict[str, Any]] = {
-    "ddpm": {"schedule": "ddpm", "prediction": "noise", "steps": 999, "decoder": "denoiser"},
+    # the ends are beyond those of its betas, so that all of them count
+    "ddpm": {
+        "schedule": "ddpm",
+        "high": 10.0,
+        "low": -11.0,
+        "prediction": "noise",
+        "steps": 999,
+        "decoder": "denoiser",
+    },
     "vdm": {"schedule": "learned", "low": -5.0, "prediction": "noise", "weighting": "bound"},
     "edm": {"schedule": "edm", "prediction": "edm", "times": "lognormal"},
     "v": {"schedule": "cosine", "prediction": "v"},

@@ -87,6 +87,7 @@ class Process(Inside, ABC):
         if config.decoder != "direct":  # at first as wide as the noise of z_0
             self.log_width = nn.Parameter(-0.5 * self.schedule.high.detach().float())
         self.decoder: Decoder = _decoder(config, self.scaling)
+        SAMPLERS[config.sampler.name].steps(config.sampler.evaluations)  # too few are an error now
 
     @property
     def reader(self) -> Core:
