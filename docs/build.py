@@ -197,7 +197,7 @@ def diffusion_tables() -> str:
                 f"{row['steps']:,}",
                 f"{row['bits_kind']} {row['bits_per_dim']:.3f} ± {row['stderr']:.3f}",
                 f"{row['terms_bits_per_dim']['reconstruction']:.3f}",
-                f"{row['flow_kind']} {row['flow_bits_per_dim']:.3f} ± {row['flow_stderr']:.3f}",
+                flow_bits(row),
                 *(distance(row["kernel_distance"][count]) for count in counts),
             ]
             for row in rows
@@ -212,6 +212,12 @@ def diffusion_tables() -> str:
         columns = [*head, *(f"distance, {count} evaluations" for count in counts)]
         parts.append(f"### {data}\n\n{told}\n\n{table(columns, cells)}")
     return "\n\n".join(parts) or "No measurements yet."
+
+
+def flow_bits(row: dict[str, Any]) -> str:
+    if row["flow_bits_per_dim"] is None:
+        return "not solved"
+    return f"{row['flow_kind']} {row['flow_bits_per_dim']:.3f} ± {row['flow_stderr']:.3f}"
 
 
 def distance(found: dict[str, float]) -> str:

@@ -195,7 +195,7 @@ def test_recipe_with_overrides_and_resume(shell: Shell) -> None:
     assert start["asked"]["recipe"]["train"]["lr"] == 3e-4
     assert start["model"]["config"]["latent"] == 3
     assert shell.json("resume", "run", "--steps", 6)["step"] == 6
-    scored = shell.json("evaluate", "run", "--k", 8, "--limit", 10, "--out", "scores.json")
+    scored = shell.json("evaluate", "run", "-k", 8, "--limit", 10, "--out", "scores.json")
     assert (scored["kind"], scored["k"], scored["rows"]) == (">=", 8, 10)
     assert json.loads(Path("scores.json").read_text()) == scored
     assert "accuracy" not in scored

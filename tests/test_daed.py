@@ -81,6 +81,12 @@ def test_split_refuses_what_does_not_fit():
     labelled = lk.build("diffusion", SPACE, lk.Integers((), 3), **FIELDS)
     with pytest.raises(ValueError, match="has the condition"):
         split(labelled, shaken(), 2.0)
+    with pytest.raises(ValueError, match="denoiser_low has prediction = 'noise'; accepts 'v', as denoiser_high has it"):
+        split(shaken(), shaken(prediction="noise"), 2.0)
+    reals = [lk.build("diffusion", lk.Reals((2,)), **FIELDS) for _ in range(2)]
+    reals[1].prepare(3 * lk.Noise(0, 8).normal((2,)), noise=lk.Noise(0, 8))
+    with pytest.raises(ValueError, match="denoiser_low scales its data otherwise"):
+        split(*reals, 2.0)
     with pytest.raises(ValueError, match="direct decoder"):
         fit_width(shaken(), rows(), noise=lk.Noise(0, 64))
 
@@ -118,3 +124,4 @@ def test_the_profile_integrates_to_the_bound():
     assert float(found.bits[-1]) - found.prior == pytest.approx(bits, abs=5 * error + 0.01 * bits)
     assert float(model.schedule.low) < found.divide < float(model.schedule.high)
     assert bool((found.bits.diff() >= 0).all())
+    assert str(found).startswith("bpd ~ ")  # a rule with few points is on no side of the bound

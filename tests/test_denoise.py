@@ -267,7 +267,8 @@ def test_pictures_in_pictures_out(
         (("in", "--sd", 0, "-o", "other"), "sd is 0; accepts"),
         (("in", "--add-sd", -1, "-o", "other"), "add_sd is -1"),
         (("--add-sd", 1, "--limit", 0), "limit is 0"),
-        (("in", "--y", "3", "-o", "other"), "this model has no classes"),
+        (("in", "-y", "3", "-o", "other"), "this model has no classes"),
+        (("noisy.npz", "-o", "other"), "noisy.npz has no rows in its split 'test'; try another --split"),
     ):
         status, out, err = likely_(capsys, "denoise", run, *words)
         assert status == 2 and sentence in err, err

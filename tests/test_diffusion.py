@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -122,11 +123,16 @@ def test_the_network_sees_unit_variance():
 
 
 def test_min_snr_is_the_published_weight():
-    """min(SNR, 5) |x - x_hat|^2, for |eps - eps_hat|^2 = SNR |x - x_hat|^2 (Hang et al., 2023, eq. 8)."""
+    """min(SNR, 5) |x - x_hat|^2 at times even on a cosine schedule (Hang et al., 2023, eq. 8), up to a factor; what is
+    weighted are the bound's terms, |eps - eps_hat|^2 = SNR |x - x_hat|^2 at even log-SNRs."""
     from likely.families.diffusion.model import WEIGHTS
 
-    log_snr = torch.linspace(-5, 5, 11).double()
-    torch.testing.assert_close(WEIGHTS["min-snr"](log_snr) * log_snr.exp(), log_snr.exp().clamp(max=5))
+    cosine = SCHEDULES["cosine"](9.0, -9.0)
+    t = torch.linspace(0, 1, 11).double()
+    log_snr = cosine.log_snr(t)
+    ours = -cosine.slope(t) * WEIGHTS["min-snr"](log_snr) * log_snr.exp()
+    theirs = log_snr.exp().clamp(max=5)
+    torch.testing.assert_close(ours / ours[5], theirs / theirs[5])
 
 
 def test_a_bad_schedule_is_an_error():
@@ -212,6 +218,43 @@ def test_what_cannot_be_drawn_is_refused():
         tiny().drawn(name="heun", evaluations=6)
     with pytest.raises(ValueError, match="has no condition"):
         lk.build("diffusion", SPACE, net="mlp", width=8, blocks=(1,)).drawn(guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"schedule": "learned"}, "schedule is 'learned' with weighting 'mse'; accepts it with weighting 'bound'"),
+        ({"times": "lognormal", "weighting": "sigmoid"}, "times is 'lognormal' with weighting 'sigmoid'"),
+        ({"times": "lognormal", "weighting": "bound"}, "times is 'lognormal' with weighting 'bound'"),
+        ({"shift": -1.0, "schedule": "linear"}, "shift is -1 on schedule 'linear'"),
+        ({"shift": 2.0, "schedule": "edm"}, "move high and low instead"),
+        ({"sampler": {"eta": 0.5}}, "eta is 0.5, which dpmpp_2m has no use for; accepts 0, or name=ddim"),
+        ({"sampler": {"name": "ddim", "churn": 3}}, "churn is 3, which ddim has no use for"),
+    ],
+)
+def test_a_choice_that_would_do_nothing_is_refused(fields, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        lk.build("diffusion", SPACE, **{"net": "mlp", **fields})
+
+
+@pytest.mark.parametrize("name", ["linear", "learned", "edm"])
+def test_a_shift_of_these_schedules_is_none(name):
+    """Why the config refuses it: between fixed ends their curves look the same wherever they stand."""
+    t = torch.linspace(0, 1, 9).double()
+    here, there = (SCHEDULES[name](9.0, -9.0, shift).log_snr(t) for shift in (0.0, 3.0))
+    torch.testing.assert_close(here, there)
+    assert not torch.allclose(SCHEDULES["cosine"](9.0, -9.0, 3.0).log_snr(t), SCHEDULES["cosine"](9.0, -9.0).log_snr(t))
+
+
+@pytest.mark.parametrize("settings", [{"rescale": 0.7}, {"guidance_from": 1.0}, {"guidance_to": 1.0}])
+def test_settings_of_guidance_without_guidance_are_refused(settings):
+    with pytest.raises(ValueError, match="without guidance; accepts it with a guidance other than 1"):
+        tiny().drawn(**settings)
+
+
+def test_an_interval_of_guidance_rises():
+    with pytest.raises(ValueError, match="guidance_from is 3 and guidance_to 1"):
+        tiny().drawn(guidance=2.0, guidance_from=3.0, guidance_to=1.0)
 
 
 def test_averaging_leaves_the_learned_schedule_alone():

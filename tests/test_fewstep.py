@@ -313,8 +313,28 @@ def test_draws_can_have_other_settings():
             model.drawn(name="ddim")
 
 
+def test_noise_beyond_that_of_the_process_is_refused():
+    with pytest.raises(ValueError, match=r"again is \[1000.0\]; accepts sigma / alpha from 0.0183 to 90"):
+        build("consistency", Reals((2,)), diffusion={**NET, "high": 8.0}, again=(1000.0,))
+    with pytest.raises(ValueError, match=r"again is \[0.5, 0.01\]"):
+        build("consistency", Reals((2,)), diffusion={**NET, "high": 8.0}).drawn(again=[0.5, 0.01])
+
+
+def test_a_mean_flow_serves_the_tasks_that_ask_for_its_verb():
+    model = build("meanflow", Integers((1, 4, 4), 8), **NET, time_mean=-1.0)
+    t = torch.sigmoid(-1.0 + Noise(0, 100_000).normal(dtype=F64))
+    low, high = model.log_snr_range
+    seen = 2 * ((1 - t) / t).log()
+    assert low < float(seen.quantile(0.001)) < float(seen.quantile(0.999)) < high
+    assert (low + high) / 2 == pytest.approx(2.0)
+    x = Noise(0, 3).integers(8, (1, 4, 4))
+    assert lk.denoise(model, x, sd=1.0).mean.shape == (3, 1, 4, 4)
+    assert lk.impute(model, x, torch.arange(4).expand(4, 4) < 2, evaluations=8).draws.shape == (3, 1, 4, 4)
+
+
 def test_what_belongs_to_the_likelihood_rests():
-    model = build("consistency", Integers((2,), 4), diffusion={**NET, "schedule": "learned", "decoder": "separate"})
+    inner = {**NET, "schedule": "learned", "weighting": "bound", "decoder": "separate"}
+    model = build("consistency", Integers((2,), 4), diffusion=inner)
     learning = {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad}
     assert learning == {"core"}
     model.loss(torch.zeros(8, 2).long(), noise=Noise(0, 8)).backward()

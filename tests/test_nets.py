@@ -253,6 +253,11 @@ def test_block_against_its_formula(scale: bool) -> None:
     torch.testing.assert_close(block(h, e, None, None), h + block.two(F.silu(r)))
 
 
+def test_a_clock_is_read_by_pairs() -> None:
+    with pytest.raises(ValueError, match="width is 7; accepts even numbers"):
+        UNet(1, width=7)
+
+
 def test_rescaled_sums() -> None:
     """Zero at first, a block with `rescale` is h / sqrt 2."""
     block = UNet(1, **UNETS["efficient"]).middle[1]

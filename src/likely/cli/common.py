@@ -10,6 +10,8 @@ from tyro.conf import arg
 Words = Annotated[tuple[str, ...], arg(metavar="KEY=VALUE ...")]
 Name = Annotated[str | None, arg(metavar="NAME")]
 Count = Annotated[int | None, arg(metavar="N")]
+Draws = Annotated[int | None, arg(metavar="N", aliases=("-k",))]
+Class = Annotated[str | None, arg(metavar="CLASS", aliases=("-y",))]
 Place = Annotated[Path | None, arg(metavar="PATH")]
 Run = Annotated[Path, arg(metavar="RUN")]
 Json = Annotated[bool, arg(help="Print one JSON object instead of text.")]
@@ -62,6 +64,8 @@ def rows_of(own: Any, inputs: str | None, split: str, limit: int, real: bool = F
         names = [f"{split} {i}" for i in range(own.space.len(x))]
     else:
         x, names = load_inputs(inputs, own.space, split=split, real=real)
+    if not names:
+        raise ValueError(f"inputs {inputs or own.name} has no rows in its split {split!r}; try another --split")
     return own.space.take(x, slice(0, limit)), names[:limit]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from likely.cli.common import (
+    Class,
     Count,
     Force,
     Json,
@@ -29,7 +30,7 @@ from likely.cli.common import (
 def sample(
     run: Positional[Run],
     n: Annotated[int, arg(aliases=("-n",))] = 64,
-    y: Annotated[str | None, arg(metavar="CLASS", aliases=("-y",))] = None,
+    y: Class = None,
     how: Positional[Words] = (),
     seed: Count = None,
     out: Place = None,
@@ -84,7 +85,7 @@ def denoise(
     inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
     sd: Annotated[float | None, arg(metavar="S")] = None,
     add_sd: Annotated[float | None, arg(metavar="S")] = None,
-    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    y: Class = None,
     split: Split = "test",
     limit: int = 16,
     seed: Seed = 0,
@@ -154,7 +155,7 @@ def impute(
     hide: Annotated[str | None, arg(metavar="WHAT")] = None,
     mask: Annotated[Path | None, arg(metavar="PNG")] = None,
     n: Annotated[int, arg(aliases=("-n",))] = 4,
-    y: Annotated[str | None, arg(metavar="CLASS")] = None,
+    y: Class = None,
     evaluations: int = 120,
     split: Split = "test",
     limit: int = 8,

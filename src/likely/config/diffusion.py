@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from math import inf, log
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from likely.config.base import Config, FamilyConfig
 
@@ -32,6 +32,15 @@ class Sampler(Config):
     churn: Annotated[float, Field(ge=0)] = 0.0
     """heun only: EDM's S_churn."""
 
+    @model_validator(mode="after")
+    def _of_this_sampler(self) -> Self:
+        for field, only in (("eta", "ddim"), ("churn", "heun")):
+            if getattr(self, field) and self.name != only:
+                raise ValueError(
+                    f"{field} is {getattr(self, field):g}, which {self.name} has no use for; accepts 0, or name={only}"
+                )
+        return self
+
 
 class Drawing(Sampler):
     """How draws are made, where they need not be those of the model itself: guided, thresholded."""
@@ -51,6 +60,19 @@ class Drawing(Sampler):
 
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
     """Imagen's dynamic thresholding at this quantile of each answer, there .995."""
+
+    @model_validator(mode="after")
+    def _of_guidance(self) -> Self:
+        for field, none in (("guidance_from", -inf), ("guidance_to", inf), ("rescale", 0.0)):
+            if self.guidance == 1 and getattr(self, field) != none:
+                raise ValueError(
+                    f"{field} is {getattr(self, field):g} without guidance; accepts it with a guidance other than 1"
+                )
+        if not self.guidance_from < self.guidance_to:
+            raise ValueError(
+                f"guidance_from is {self.guidance_from:g} and guidance_to {self.guidance_to:g}; accepts the lower first"
+            )
+        return self
 
 
 class Network(FamilyConfig):
@@ -107,7 +129,7 @@ class Diffusion(Network):
     ddpm (1,000 betas)."""
 
     shift: float = 0.0
-    """Added to the schedule's log-SNR."""
+    """Added to the log-SNR of a cosine, flow or ddpm schedule, before it is cut at `high` and `low`."""
 
     high: float | None = None
     """The first log-SNR. None: so high that the noise's deviation is a sixth of a level's cell; 12 on reals."""
@@ -144,13 +166,40 @@ class Diffusion(Network):
     sampler: Sampler = Sampler()
     """How draws are made unless told otherwise."""
 
+    @model_validator(mode="after")
+    def _without_choices_that_do_nothing(self) -> Self:
+        if self.schedule == "learned" and self.weighting != "bound":
+            raise ValueError(  # any other loss is least where the schedule makes the task easy
+                f"schedule is 'learned' with weighting {self.weighting!r}; accepts it with weighting 'bound', which is "
+                "what it learns from, or another schedule"
+            )
+        if self.times == "lognormal" and self.weighting != "mse":
+            raise ValueError(
+                f"times is 'lognormal' with weighting {self.weighting!r}; accepts it with weighting 'mse': these times "
+                "are a weighting themselves"
+            )
+        if self.shift and self.schedule in ("linear", "learned", "edm"):
+            raise ValueError(
+                f"shift is {self.shift:g} on schedule {self.schedule!r}, which between two log-SNRs is the same "
+                "wherever it stands; accepts it on cosine, flow and ddpm: move high and low instead"
+            )
+        return self
+
 
 _VECTOR: dict[str, Any] = {"net": "mlp", "width": 128, "blocks": (3,)}
 _DIGITS: dict[str, Any] = {"width": 32, "multipliers": (1, 2)}
 _SMALL: dict[str, Any] = {"width": 32, "multipliers": (1, 2, 2)}
 _EFFICIENT: dict[str, Any] = {"width": 24, "multipliers": (1, 2, 4), "attention": (2,), "order": "efficient"}
 _KINDS: dict[str, dict[str, Any]] = {
-    "ddpm": {"schedule": "ddpm", "prediction": "noise", "steps": 999, "decoder": "denoiser"},
+    # the ends are beyond those of its betas, so that all of them count
+    "ddpm": {
+        "schedule": "ddpm",
+        "high": 10.0,
+        "low": -11.0,
+        "prediction": "noise",
+        "steps": 999,
+        "decoder": "denoiser",
+    },
     "vdm": {"schedule": "learned", "low": -5.0, "prediction": "noise", "weighting": "bound"},
     "edm": {"schedule": "edm", "prediction": "edm", "times": "lognormal"},
     "v": {"schedule": "cosine", "prediction": "v"},

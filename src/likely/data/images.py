@@ -80,7 +80,8 @@ def decode(raw: bytes, name: str, max_pixels: int) -> tuple[Image.Image, list[st
     except _Refused as error:
         raise ValueError(f"{name} {error}") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
-        raise ValueError(f"{name} cannot be read as PNG, JPEG, WebP or BMP: {error}") from error
+        why = str(error).split(" <_io.")[0]  # Pillow names the buffer by its address
+        raise ValueError(f"{name} cannot be read as PNG, JPEG, WebP or BMP: {why}") from error
 
 
 def to_array(image: Image.Image, mode: Mode | None, size: tuple[int, int] | None, done: list[str]) -> np.ndarray:

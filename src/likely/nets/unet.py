@@ -85,6 +85,8 @@ class UNet(nn.Module):
         super().__init__()
         if dims not in CONV:
             raise ValueError(f"dims is {dims!r}; accepts 1 for sequences, 2 for images")
+        if width % 2:
+            raise ValueError(f"width is {width}; accepts even numbers: the clock is read by pairs of sine and cosine")
         if order not in ("ddpm", "efficient"):
             raise ValueError(f"order is {order!r}; accepts 'ddpm', 'efficient'")
         if len(blocks) != len(multipliers) or min(blocks, default=0) < 1:

@@ -26,7 +26,10 @@ from likely.verbs import Bounded, Denoiser, has, name_of
 
 @dataclass(frozen=True)
 class Profile:
-    """At rising log-SNRs (N,): what the bound pays there, and how near x_hat is."""
+    """At rising log-SNRs (N,): what the bound in continuous time pays there, and how near x_hat is.
+
+    Its sum estimates that bound by the trapezium rule, with few points badly: a bound is what `evaluate` gives.
+    """
 
     log_snr: Tensor
     kl: Tensor
@@ -60,7 +63,7 @@ class Profile:
     def __str__(self) -> str:
         total = float(self.bits[-1]) + self.reconstruction
         return (
-            f"bpd <= {total:.3f}: prior {self.prior:.3f}, process {float(self.bits[-1]) - self.prior:.3f}, decoder "
+            f"bpd ~ {total:.3f}: prior {self.prior:.3f}, process {float(self.bits[-1]) - self.prior:.3f}, decoder "
             f"{self.reconstruction:.3f}; half of the process's bits are paid below log-SNR {self.divide:.2f}"
         )
 
@@ -108,7 +111,10 @@ def profile(model: Any, x: Any, y: Any = None, *, points: int = 33, seed: int = 
 def write_profile(path: Path, found: Profile, title: str) -> None:
     """A page with the profile's curves and figures."""
     tiles = [
-        tile(f"{float(found.bits[-1]) + found.reconstruction:.3f}", "bits per dimension at most, from these draws"),
+        tile(
+            f"{float(found.bits[-1]) + found.reconstruction:.3f}",
+            "bits per dimension, an estimate of the bound",
+        ),
         tile(f"{found.reconstruction:.3f}", "of them the decoder's"),
         tile(f"{found.divide:.2f}", "the log-SNR below which half of the process's bits are paid"),
     ]

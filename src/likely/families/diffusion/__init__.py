@@ -62,7 +62,9 @@ TINY: dict[str, Tiny] = {
     "separate decoder": _tiny(_FOUR, decoder="separate", high=2.0),
     "paths": _tiny(_FOUR, **_PATHS),
     "paths, ddpm": _tiny(_FOUR, **_PATHS, schedule="ddpm", prediction="noise", decoder="denoiser", weighting="bound"),
-    "paths, labels": _tiny(_FOUR, _LABELS, **{**_PATHS, "steps": 2}, schedule="learned", prediction="edm"),
+    "paths, labels": _tiny(
+        _FOUR, _LABELS, **{**_PATHS, "steps": 2}, schedule="learned", prediction="edm", weighting="bound"
+    ),
     "paths, separate decoder": _tiny(_FOUR, **{**_PATHS, "high": 2.0}, decoder="separate"),
     "paths, reals": _tiny(Reals((1,)), **_PATHS, schedule="flow", prediction="velocity"),
     "paths, reals, denoiser": _tiny(_TWO, **{**_PATHS, "steps": 2}, decoder="denoiser", weighting="bound"),

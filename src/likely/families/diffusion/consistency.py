@@ -19,6 +19,7 @@ Chen, Sutskever, 2023).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,9 @@ class Consistency(nn.Module):
         self.diffusion = diffusion
         for name, parameter in diffusion.named_parameters():  # what else there is belongs to the likelihood: it rests
             parameter.requires_grad_(name.startswith(("core.", "embedding.")))
+        # "Improved Techniques for Training Consistency Models" (Song, Dhariwal, 2023), section 3.3
         self.c = 0.00054 * math.sqrt(self.space.dims) if config.c is None else config.c
+        self._check_again(config)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def end(self, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
@@ -108,7 +111,13 @@ class Consistency(nn.Module):
 
     @torch.no_grad()
     def prepare(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> None:
-        """That of the diffusion model."""
+        """That of the diffusion model; a training that starts from a run has no need of it."""
+        warnings.warn(
+            "a consistency model tunes a trained diffusion, and this one begins from random weights: start from a run "
+            "(--start RUN, or lk.fit(..., start=))",
+            UserWarning,
+            stacklevel=2,
+        )
         self.diffusion.prepare(x, y, noise=noise)
 
     def _end_of(self, x0: Tensor, t: Tensor, eps: Tensor, y: Tensor | None, hide: Tensor | None) -> Tensor:
@@ -139,8 +148,17 @@ class Consistency(nn.Module):
             yield x
 
     def drawn(self, **settings: Any) -> Consistency:
-        """This model with other levels of noise `again`."""
-        return drawn_with(self, settings, "again")
+        """This model with other levels of noise `again`. Raises `ValueError` for levels beyond those of the process."""
+        other = drawn_with(self, settings, "again")
+        self._check_again(other.config)
+        return other
+
+    def _check_again(self, config: Config) -> None:
+        least, most = self.ends
+        if any(not least <= s <= most for s in config.again):
+            raise ValueError(
+                f"again is {list(config.again)}; accepts sigma / alpha from {least:.3g} to {most:.3g}, its process's"
+            )
 
 
 def model(config: Config, space: Space, condition: Space | None, build: Any) -> Consistency:

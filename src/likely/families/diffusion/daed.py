@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from likely.config.diffusion import Diffusion as Config
 from likely.families.diffusion.model import Diffusion, Process
 from likely.families.diffusion.schedule import signal_noise
 from likely.noise import Noise
@@ -52,7 +53,8 @@ def split(denoiser_high: Process, denoiser_low: Process, at: float) -> Diffusion
     at `at`. Both are copied; the schedule is the generator's. The decoder's width is at first that of the noise:
     `fit_width` sets it from data.
 
-    Raises `ValueError` where the two do not speak of the same space, have conditions, or never saw noise at `at`.
+    Raises `ValueError` where the two do not speak of the same space, have conditions, never saw noise at `at`, scale
+    reals otherwise, or have networks that one config cannot describe.
     """
     if denoiser_low.space != denoiser_high.space:
         raise ValueError(f"denoiser_low is a model of {denoiser_low.space}; accepts one of {denoiser_high.space}")
@@ -65,6 +67,12 @@ def split(denoiser_high: Process, denoiser_low: Process, at: float) -> Diffusion
         low, high = float(part.schedule.low), float(part.schedule.high)
         if not low < at <= high + 1e-9:
             raise ValueError(f"at is {at}, but {name} has seen log-SNRs from {low:.2f} to {high:.2f}")
+    for field in sorted(Config.model_fields.keys() - Config.free - {"decoder"}):
+        wanted, came = getattr(denoiser_high.config, field), getattr(denoiser_low.config, field)
+        if came != wanted:
+            raise ValueError(f"denoiser_low has {field} = {came!r}; accepts {wanted!r}, as denoiser_high has it")
+    if not all(map(torch.equal, denoiser_high.scaling.buffers(), denoiser_low.scaling.buffers())):
+        raise ValueError("denoiser_low scales its data otherwise than denoiser_high; accepts reals of one training set")
     config = denoiser_high.config.model_copy(update={"high": at, "decoder": "separate", "steps": None})
     if config.schedule == "learned":
         config = config.model_copy(update={"schedule": "linear", "low": float(denoiser_high.schedule.low)})

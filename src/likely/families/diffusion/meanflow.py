@@ -129,6 +129,12 @@ class MeanFlow(Inside):
 
     # Denoiser ------------------------------------------------------------------------------------------------------
 
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """The log-SNRs 2 log((1 - t) / t) of training's times, up to four standard deviations from their mean."""
+        middle, reach = -2 * self.config.time_mean, 2 * 4 * self.config.time_std
+        return middle - reach, middle + reach
+
     def denoise(self, x_t: Tensor, log_snr: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x given x_t], scaled, for x_t = alpha x + sigma eps (B, *shape) with alpha^2 + sigma^2 = 1.
 

@@ -37,8 +37,9 @@ Denoise = Callable[[Tensor, Tensor, Condition | None], Tensor]
 """z (B, *shape), log-SNR (B,) and condition to x_hat."""
 
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
-    # "Efficient Diffusion Training via Min-SNR Weighting Strategy" (Hang et al., 2023): min(SNR, 5) on x_hat
-    "min-snr": lambda log_snr: log_snr.exp().clamp(max=5.0) * (-log_snr).exp(),
+    # "Efficient Diffusion Training via Min-SNR Weighting Strategy" (Hang et al., 2023): min(SNR, 5) on x_hat at times
+    # even on a cosine schedule, whose log-SNRs have the density sech(lambda / 2) / 2 pi
+    "min-snr": lambda log_snr: (5 * (-log_snr).exp()).clamp(max=1.0) / (log_snr / 2).cosh(),
     # "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation" (Kingma and Gao, 2023)
     "sigmoid": lambda log_snr: (2 - log_snr).sigmoid(),
 }
@@ -86,6 +87,7 @@ class Process(Inside, ABC):
         if config.decoder != "direct":  # at first as wide as the noise of z_0
             self.log_width = nn.Parameter(-0.5 * self.schedule.high.detach().float())
         self.decoder: Decoder = _decoder(config, self.scaling)
+        SAMPLERS[config.sampler.name].steps(config.sampler.evaluations)  # too few are an error now
 
     @property
     def reader(self) -> Core:

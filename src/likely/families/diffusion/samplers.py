@@ -225,8 +225,10 @@ def grid(name: str, low: float, high: float, steps: int, schedule: Schedule | No
     if low < least - 1e-6 or high > most + 1e-6:
         raise ValueError(f"low is {low:g} and high {high:g}; this schedule accepts log-SNRs {least:g} .. {most:g}")
     with torch.no_grad():
-        start, end = schedule.time(torch.tensor([low, high], dtype=torch.float64)).clamp(0, 1)
-        lam = schedule.log_snr(start + torch.linspace(0, 1, steps + 1, dtype=torch.float64) * (end - start))
+        ends = torch.tensor([low, high], dtype=torch.float64, device=schedule.low.device)
+        start, end = schedule.time(ends).clamp(0, 1)
+        share = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=ends.device)
+        lam = schedule.log_snr(start + share * (end - start))
     lam[0], lam[-1] = low, high  # whatever was rounded
     return lam
 

@@ -73,7 +73,7 @@ class Trajectory(nn.Module):
         """n draws, (n, *shape): every step of the reverse process, then the decoder."""
         model = self.model
         condition, z = model._condition(y, n), noise.normal(self.space.shape, dtype=model._dtype)
-        points = self.log_snrs(torch.device("cpu"))
+        points = self.log_snrs(z.device)
         *_, z = ddim(lambda z, level: model._denoise(z, level, condition), z, points, noise=noise, eta=1.0)
         return model.decode(z, y, noise=noise)
 
