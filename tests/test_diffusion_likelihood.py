@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import likely as lk
 from likely.conformance import check
-from likely.families.diffusion import views
+from likely.families.diffusion import Truncated, views
 from likely.families.diffusion.model import Terms
 from likely.families.diffusion.samplers import ddim, point
 from likely.families.diffusion.schedule import SCHEDULES
@@ -191,7 +191,7 @@ def test_integers_are_bounded_from_below() -> None:
     x = torch.arange(4)[:, None]
     with torch.no_grad():
         nats = flow.log_prob_estimate(x, noise=Noise(0, 4, n // 4)).reshape(4, -1).mean(1)
-        truncated = lk.Truncated(model, tolerance=1e-3)
+        truncated = Truncated(model, tolerance=1e-3)
         tight = truncated.log_prob_estimate(x, noise=Noise(0, 4, n // 4)).reshape(4, -1).mean(1)
     truth = law.weights.log()
     # the flow's own mass over cells 1/2 wide, at the noise where it starts: sigma / alpha = cell / sqrt(12)
@@ -211,12 +211,12 @@ def test_the_truncated_model_has_its_entropy_term() -> None:
     assert -0.5 * math.log2(2 * math.pi * math.e * square) == pytest.approx(7.92, abs=0.005)
     model = known(law, Reals((2,)), high=15.0)
     x = rows(law, n)
-    view_ = lk.Truncated(model, at=at, tolerance=1e-5)
+    view_ = Truncated(model, at=at, tolerance=1e-5)
     with torch.no_grad():
         bits = -view_.log_prob_estimate(x, noise=Noise(0, n, 8)).reshape(n, -1).mean(1) / (2 * math.log(2))
     truth = -log_p(law, x) / (2 * math.log(2))
     assert float((bits - truth).abs().max()) < 0.02
-    coarse = lk.Truncated(model, at=2.2, tolerance=1e-5)  # a big first step: a bound that is not tight, below
+    coarse = Truncated(model, at=2.2, tolerance=1e-5)  # a big first step: a bound that is not tight, below
     with torch.no_grad():
         bits = -coarse.log_prob_estimate(x, noise=Noise(0, n, 64)).reshape(n, -1).mean(1) / (2 * math.log(2))
     assert 0.05 < float((bits - truth).mean()) < 1.5
@@ -364,7 +364,7 @@ def test_views_by_name() -> None:
         (lambda m: lk.ProbabilityFlow(m.drawn()), TypeError, "no known density"),
         (lambda m: lk.ProbabilityFlow(m, divergence="both"), ValueError, "divergence is 'both'"),
         (lambda m: lk.ProbabilityFlow(m, steps=8, max_steps=4), ValueError, "max_steps 4"),
-        (lambda m: lk.Truncated(m, at=50.0), ValueError, "at is 50.0; accepts log-SNRs"),
+        (lambda m: Truncated(m, at=50.0), ValueError, "at is 50.0; accepts log-SNRs"),
         (lambda m: Trajectory(m), ValueError, "discrete steps"),
         (lambda m: build("diffusion", Reals((2,)), net="mlp", whole_paths=True), ValueError, "whole_paths"),
         (

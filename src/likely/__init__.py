@@ -47,7 +47,6 @@ _HOME = {
     "Hybrid": "families.joint",
     "Dequantised": "families.flow",
     "ProbabilityFlow": "families.diffusion",
-    "Truncated": "families.diffusion",
     "check": "conformance",
 }
 
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     from likely.coding import Codec
     from likely.conformance import check
     from likely.data import Data, load
-    from likely.families.diffusion import ProbabilityFlow, Truncated
+    from likely.families.diffusion import ProbabilityFlow
     from likely.families.flow import Dequantised
     from likely.families.joint import ClassConditional, Hybrid
     from likely.logprob import LogProb, log_joint, log_posterior, log_prob, sample
