@@ -140,6 +140,10 @@ def test_the_flow_has_the_marginals_of_the_noise() -> None:
         spread = alpha**2 * law.covariance + sigma**2 * torch.eye(2, dtype=F64)
         truth = torch.distributions.MultivariateNormal(alpha[0] * law.mean, spread).log_prob(z)
         assert float((flow.log_prob_noised(z, 1.0, noise=Noise(0, n)) - truth).abs().max()) < 5e-5
+        early = lk.ProbabilityFlow(model, at=1.0, tolerance=1e-7).log_prob_estimate(x, noise=Noise(0, n))
+        blurred = law.covariance + math.exp(-1.0) * torch.eye(2, dtype=F64)  # x and noise of sigma / alpha
+        truth = torch.distributions.MultivariateNormal(law.mean, blurred).log_prob(x)
+        assert float((early - truth).abs().max()) < 5e-5
         end = flow.encode(x)
         assert float((end - law.flow(point(16.0).alpha * x, 16.0, -20.0)).abs().max()) < 1e-6
         assert float((flow.decode(end) - x).abs().max()) < 1e-6
