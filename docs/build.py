@@ -232,13 +232,23 @@ def daed_tables() -> str:
         [
             row["case"],
             f"{row['steps']:,}",
+            f"{row['train_cpu_s']:.0f}",
             f"{row['bits_kind']} {row['bits_per_dim']:.3f} ± {row['stderr']:.3f}",
             *(f"{row[f'{part}_bits']:.3f}" for part in ("denoiser", "generator", "entropy")),
             f"{row['kernel_distance']:.3f} ± {row['kernel_distance_stderr']:.3f}",
         ]
         for row in models
     ]
-    head = ["model", "steps", "bits/dim", "denoiser", "generator", "entropy", "kernel distance, 20 evaluations"]
+    head = [
+        "model",
+        "steps",
+        "CPU s",
+        "bits/dim",
+        "denoiser",
+        "generator",
+        "entropy",
+        "kernel distance, 20 evaluations",
+    ]
     moved = [row for row in rows if row["case"] == "transfer"]
     levels = [-6, -2, 0, 2, 4, 6, 8]
     away = [
@@ -257,7 +267,8 @@ def daed_tables() -> str:
         return "No measurements yet."
     return "\n\n".join(
         [
-            "Bits of -log p in the three terms of the bound, Fashion-MNIST, every model with the same CPU seconds:",
+            "Bits of -log p in the three terms of the bound, Fashion-MNIST, every model with as many steps as "
+            "420 CPU seconds buy at the pace of the first ones:",
             table(head, cells),
             "Mean absolute error of x_hat in grey levels (of 255) at several log-SNRs, at home and away:",
             table(["denoiser", *(f"{level:+d}" for level in levels)], away),
