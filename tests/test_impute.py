@@ -214,6 +214,9 @@ def test_masks_by_name(tmp_path: Path) -> None:
     white[:8] = 255
     Image.fromarray(white).save(tmp_path / "mask.png")
     assert torch.equal(read_mask(tmp_path / "mask.png", space), hide(space, "top", 1)[0])
+    with pytest.raises(ValueError, match="is 9 wide and 7 high; accepts"):
+        Image.new("L", (9, 7), 255).save(tmp_path / "other.png")
+        read_mask(tmp_path / "other.png", space)
     Image.fromarray(white * 0).save(tmp_path / "black.png")
     with pytest.raises(ValueError, match="has no white cell"):
         read_mask(tmp_path / "black.png", space)

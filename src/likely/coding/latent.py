@@ -21,7 +21,7 @@ from torch import Tensor
 from likely.coding.ans import Stack
 from likely.coding.header import Coding
 from likely.coding.programs import Interval, Walk, looked_up, pop_into, tables
-from likely.coding.schemes import Progress, Scheme, bits_of, lanes_for
+from likely.coding.schemes import Progress, Scheme, bits_of, lanes_for, pushed
 from likely.coding.tables import GRID, MOST, Ints, Located, on_grid
 from likely.observation import Conditional
 from likely.verbs import name_of
@@ -155,10 +155,7 @@ class TwoPart(LatentScheme):
             found += self._joint(x[part], _rows(y, part), self._places(x, y, part))
             if progress is not None:
                 progress(part.stop)
-        stack = Stack(lanes_for(bits_of(found), max(len(start) for start, _ in found)))
-        for interval in reversed(found):
-            stack.push(*interval)
-        return stack
+        return pushed(found)
 
     def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
         found = []

@@ -96,10 +96,7 @@ class Sequential(Scheme):
             found += [*self.labels(labels), *self._intervals(x[part], labels)]
             if progress is not None:
                 progress(part.stop)
-        stack = Stack(lanes_for(bits_of(found), max(len(start) for start, _ in found)))
-        for interval in reversed(found):
-            stack.push(*interval)
-        return stack
+        return pushed(found)
 
     def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
         xs, ys = [], []
@@ -134,6 +131,14 @@ class Sequential(Scheme):
         if has(self.model, Ordered):
             return list(self.model.to_sites(x).split(1, 2))
         return self.model.factor_values(x, y)
+
+
+def pushed(found: list[Interval]) -> Stack:
+    """A stack that pops these intervals in their order."""
+    stack = Stack(lanes_for(bits_of(found), max(len(start) for start, _ in found)))
+    for interval in reversed(found):
+        stack.push(*interval)
+    return stack
 
 
 def lanes_for(bits: float, most: int) -> int:

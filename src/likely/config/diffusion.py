@@ -215,7 +215,7 @@ PRESETS: dict[str, Any] = {
     **{f"digits-{name}": Diffusion(**_DIGITS, **kind) for name, kind in _KINDS.items()},
     "digits": Diffusion(**_DIGITS),
     "small": Diffusion(**_SMALL),
-    # a third of the time of "small" for as many parameters, on pictures of 28 x 28
+    # faster than "small" at as many parameters, for most of them see the picture small (bench/diffusion_nets.py)
     "efficient": Diffusion(**_EFFICIENT),
     **{f"efficient-{name}": Diffusion(**_EFFICIENT, **kind) for name, kind in _KINDS.items()},
     "vector": Diffusion(**_VECTOR),

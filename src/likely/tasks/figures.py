@@ -97,7 +97,8 @@ def profile_figure(found: Any) -> Any:
     left.plot(found.log_snr, found.kl, color=BLUE, linewidth=2)
     left.axhline(0.5 / math.log(2), color=GREY, linestyle=":", linewidth=1)
     left.axvline(found.divide, color=ORANGE, linestyle="--", linewidth=1)
-    left.annotate("half of the bits", (found.divide, float(found.kl.max())), color=ORANGE, fontsize=9)
+    at = {"xytext": (-5, 4), "textcoords": "offset points", "ha": "right"}
+    left.annotate("half of the bits", (found.divide, 0.9 * float(found.kl.max())), color=ORANGE, fontsize=9, **at)
     right.plot(found.log_snr, found.error, color=BLUE, linewidth=2)
     right.set_yscale("log")
     return figure

@@ -49,7 +49,8 @@ def hide(space: Space, what: str, rows: int, seed: int = 0) -> Tensor:
 def read_mask(path: Path, space: Space) -> Tensor:
     """`seen` for one row (*shape) from a picture that is white where cells are to be filled in, black where seen.
 
-    It is brought to the space's size cell by cell, without grey in between.
+    It is brought to the space's size cell by cell, without grey in between. Raises `ValueError` for one of another
+    shape.
     """
     if len(space.shape) not in (2, 3):
         raise ValueError(f"mask is a picture; the model's data are {space}")
@@ -58,6 +59,11 @@ def read_mask(path: Path, space: Space) -> Tensor:
     height, width = space.shape[-2:]
     try:
         with Image.open(path, formats=("PNG", "BMP")) as image:
+            if image.width * height != width * image.height:
+                raise ValueError(
+                    f"mask {path} is {image.width} wide and {image.height} high; accepts {width} by {height} or "
+                    "a multiple of it"
+                )
             grey = image.convert("L").resize((width, height), Image.Resampling.NEAREST)
     except OSError as error:
         raise ValueError(f"mask {path} is no PNG or BMP picture that can be read") from error

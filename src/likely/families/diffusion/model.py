@@ -303,6 +303,10 @@ class Drawn(nn.Module):
                 theirs = self.guide._condition(y, n)
                 worse = self.guide._denoise
                 answer = guidance.autoguidance(plain, lambda z, log_snr: worse(z, log_snr, theirs), s.guidance)
+            elif s.rescale:  # which asks the conditional denoiser again: its last answer is remembered
+                nothing = model._condition(None, n)
+                free = lambda z, log_snr: model._denoise(z, log_snr, nothing)  # noqa: E731
+                answer = guidance.classifier_free(plain, free, s.guidance)
             else:
                 answer = guidance.doubled(model._denoise, condition, model._condition(None, n), s.guidance)
             if s.rescale:
