@@ -302,6 +302,14 @@ def test_two_calls_of_stratified_noise_fill_the_square():
     assert int(boxes.min()) >= 8 and int(boxes.max()) <= 24  # 16 on average
 
 
+def test_a_source_of_another_high_word_fills_the_square_too():
+    """What `log_joint` judges its guess on has the seed + 2^64: with the same lattice its times would be the others
+    moved by a constant, the same for every row."""
+    u, v = (lk.Noise(seed, 4096).stratified() for seed in (5, 5 + 2**64))
+    boxes = torch.bincount((u * 16).long() * 16 + (v * 16).long(), minlength=256)
+    assert int(boxes.min()) >= 8 and int(boxes.max()) <= 24  # 16 on average
+
+
 def test_stratified_noise_depends_on_row_and_draw_alone():
     whole = lk.Noise(7, 10, 6).stratified().reshape(10, 6)
     rows = torch.tensor([3, 8, 3])

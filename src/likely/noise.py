@@ -132,12 +132,13 @@ class Noise:
         Each is uniform on (0, 1) over seeds, but they depend on each other: an average over rows or draws of a smooth
         function of them is unbiased and varies far less than that of independent ones. Row i, draw j stand at the
         fraction of i sqrt(p) + j sqrt(q), moved as a whole by what seed and call say; every call has primes p and q of
-        its own, so that two calls are spread evenly over the square as well ("Quasi-Monte Carlo methods and
-        pseudo-random numbers", Niederreiter, 1978).
+        its own, and so has a seed of another high word, so that two calls are spread evenly over the square as well
+        ("Quasi-Monte Carlo methods and pseudo-random numbers", Niederreiter, 1978).
         """
         self._next()
         moved = _mix_int(_mix_int(self.seed + self.calls * _STEP) + (self.seed >> 64))
-        along_rows, along_draws = (_root(2 * self.calls + i) for i in (-2, -1))
+        place = self.calls + 64 * ((self.seed >> 64) % 4)  # other primes for a source that is another by its high word
+        along_rows, along_draws = (_root(2 * place + i) for i in (-2, -1))
         row, draw = self._places
         word = _shifted(row * along_rows + draw * along_draws + _signed(moved), 12)
         return word.double().add_(0.5).mul_(2.0**-52)
