@@ -34,7 +34,7 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STATE = VENV / "likely.json"
-EXTRAS = "test,dev,docs,data,ode"
+EXTRAS = "test,dev,docs,data,ode,studio,jxl"
 OLDEST = (3, 11)
 
 
