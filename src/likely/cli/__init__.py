@@ -16,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff
 
 from likely.cli.ask import decide, detect, evaluate, profile
 from likely.cli.make import compress, decompress, denoise, impute, info, sample
+from likely.cli.studio import studio
 from likely.cli.train import check, data, describe, families, resume, split, tour, train
 
 COMMANDS = {
@@ -37,6 +38,7 @@ COMMANDS = {
     "describe": describe,
     "check": check,
     "data": data,
+    "studio": studio,
 }
 
 
