@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from likely.cli.ask import decide, detect, evaluate, profile
+from likely.cli.cards import card, compare, verify
 from likely.cli.make import compress, decompress, denoise, impute, info, sample
 from likely.cli.studio import studio
 from likely.cli.train import check, data, describe, families, resume, split, tour, train
@@ -35,6 +36,9 @@ COMMANDS = {
     "info": info,
     "denoise": denoise,
     "impute": impute,
+    "card": card,
+    "verify": verify,
+    "compare": compare,
     "families": families,
     "describe": describe,
     "check": check,
