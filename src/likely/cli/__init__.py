@@ -16,7 +16,9 @@ import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from likely.cli.ask import decide, detect, evaluate, profile
+from likely.cli.cards import card, compare, verify
 from likely.cli.make import compress, decompress, denoise, impute, info, sample
+from likely.cli.studio import studio
 from likely.cli.train import check, data, describe, families, resume, split, tour, train
 
 COMMANDS = {
@@ -34,10 +36,14 @@ COMMANDS = {
     "info": info,
     "denoise": denoise,
     "impute": impute,
+    "card": card,
+    "verify": verify,
+    "compare": compare,
     "families": families,
     "describe": describe,
     "check": check,
     "data": data,
+    "studio": studio,
 }
 
 
