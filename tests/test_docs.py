@@ -23,6 +23,7 @@ LEFT_ALONE = {
     "docs/howto/processes.md": 1,
     "docs/index.md": 1,
     "docs/measured/diffusion.md": 2,
+    "docs/tutorial/cards.md": 1,
 }
 """How many blocks are not run, each with its reason in the page: a new one has to be entered here."""
 
