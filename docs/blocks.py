@@ -1,6 +1,6 @@
 """Runs the code of the documentation: every fenced block of a page, in order, in one folder of the page's own.
 
-    python docs/blocks.py check PAGE ...     as tests/test_docs.py does: few steps of training, output held against the page
+    python docs/blocks.py check PAGE ...     as tests/test_docs.py does: few steps, outputs held against the page
     python docs/blocks.py record PAGE ...    at full length; writes the output and the pictures into the page
 
 What a page may hold:
@@ -171,7 +171,7 @@ def command(line: str, said: io.StringIO) -> int:
                 status = int(ended.code or 0)
         said.write(trouble.getvalue() if status else "")
         return status
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", line], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", line], text=True, capture_output=True)
     said.write(done.stdout + (done.stderr if done.returncode else ""))
     return done.returncode
 

@@ -44,8 +44,12 @@ def main() -> int:
 
 def absent() -> list[str]:
     """Pictures that a page shows and that do not exist, which the site generator does not mind."""
-    shown = [(page, name) for page in PAGES.rglob("*.md") for name in re.findall(r"\]\(([\w./-]+\.png)\)", page.read_text())]
-    return [f"{page.relative_to(PAGES)}: {name}" for page, name in shown if not (page.parent / name).exists()]
+    return [
+        f"{page.relative_to(PAGES)}: {name}"
+        for page in sorted(PAGES.rglob("*.md"))
+        for name in re.findall(r"\]\(([\w./-]+\.png)\)", page.read_text())
+        if not (page.parent / name).exists()
+    ]
 
 
 def computed(match: re.Match[str]) -> str:
