@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from likely.coding import plain
 from likely.coding.plain import LOW, Underflow
-from likely.coding.tables import PRECISION, TOTAL, Ints, Listed, Table
+from likely.coding.tables import PRECISION, TOTAL, Chosen, Ints, Listed, Table
 
 MOST_LANES = 4096
 FEW = 32
@@ -72,7 +72,7 @@ class Stack:
 
     def pop(self, table: Table) -> Ints:
         """Take as many symbols off the top as the table has rows, (N,). Raises `Underflow` where there are none."""
-        if self.lanes <= FEW and isinstance(table, Listed):
+        if self.lanes <= FEW and isinstance(table, Listed | Chosen):
             return self._pop_few(table)
         n, size = len(table), self.lanes
         symbols = np.empty(n, np.int64)
@@ -90,7 +90,7 @@ class Stack:
             symbols[low : low + size] = symbol
         return symbols
 
-    def _pop_few(self, table: Listed) -> Ints:
+    def _pop_few(self, table: Listed | Chosen) -> Ints:
         """`pop` in plain integers, given as many words as there could be use for: one a symbol."""
         have, spare = min(len(table), self._count), 0
         words = self._words[self._count - have : self._count].tolist()
@@ -98,7 +98,7 @@ class Stack:
             spare = len(table) - have
             words = self._borrow(self.borrowed, self.borrowed + spare).tolist() + words
         states = self._state.tolist()
-        symbols = plain.pop(states, words, table.cumulative.tolist())
+        symbols = plain.pop(states, words, table.lists())
         self._state[:] = states
         unused = min(spare, len(words))
         self.borrowed += spare - unused

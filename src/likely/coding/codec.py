@@ -11,11 +11,8 @@ bits); each chunk's checksum; that the coder ends where it began; the content's 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +24,11 @@ from torch import Tensor, nn
 
 from likely.coding import container
 from likely.coding.ans import Stack
-from likely.coding.choice import scheme_for, scheme_of
+from likely.coding.choice import coded, scheme_for, scheme_of
 from likely.coding.container import Archive, Chunk, Kind
-from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, ModelMismatch, NumericsMismatch
+from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
+from likely.coding.files import replace
+from likely.coding.guard import check_model, check_numerics, frozen
 from likely.coding.header import (
     Coding,
     Content,
@@ -41,6 +40,7 @@ from likely.coding.header import (
     dtype_of,
     header_of,
     model_hash,
+    numerics_of,
 )
 from likely.coding.schemes import Scheme
 from likely.logprob import check_condition, log_prob, scoring
@@ -98,7 +98,8 @@ class Report:
 class Codec:
     """Lossless compression of a model's rows. Raises `TypeError` where the model has no verb that serves.
 
-    The model is copied and used in float64 on the CPU. `scheme` is sequential for `Ordered` models and integer flows;
+    The model is copied and used in float64 on the CPU; of a joint p(x, y) it is p(x given y), and labels are coded with
+    the rows. `scheme` is sequential for `Ordered` models and integer flows;
     for latent models bits-back, or two-part, which is chosen for fewer than 20 rows. `group` rows are coded together
     (64, or what suits the scheme; fewer where there are fewer rows), `chunk` rows make a chunk that can be decoded by
     itself. `limit` is the largest number of numbers that a file may hold.
@@ -116,9 +117,10 @@ class Codec:
         for name, value in (("group", group), ("chunk", chunk)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; accepts a number of rows, 1 or more")
+        model = coded(model)
         scheme_for(model, 1, name=scheme)
         self.hash = model_hash(model)
-        self.model: Any = copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False)
+        self.model = frozen(model)
         self.space: Integers = self.model.space
         self.scheme, self.group, self.chunk, self.limit = scheme, group, chunk, limit
         self._fingerprints: dict[Coding, str] = {}
@@ -158,7 +160,7 @@ class Codec:
                 nll_bits=self._nll_bits(x, y),
             ),
             model=Written(family=name_of(self.model), sha256=self.hash),
-            numerics=Numerics(fingerprint=self.fingerprint(scheme.coding)),
+            numerics=Numerics(profile=numerics_of(self.model), fingerprint=self.fingerprint(scheme.coding)),
             space=self.space,
         )
         return container.write(header.to_json(), chunks)
@@ -215,7 +217,7 @@ class Codec:
         blob = self.compress(x, y)
         self.read(blob)
         archive = container.read(blob)
-        scheme = scheme_of(self.model, header_of(archive).coding)
+        scheme = scheme_of(self.model, self._header(archive).coding)
         coded = [8 * e.size for e in archive.entries if e.kind is not Kind.NOTES]
         raw = [8 * e.size for e in archive.entries if e.kind is Kind.RAW]
         with scoring(self.model):
@@ -309,25 +311,15 @@ class Codec:
 
     def _header(self, archive: Archive) -> Header:
         header = header_of(archive)
-        rows = sum(entry.rows for entry in archive.entries if entry.kind is not Kind.NOTES)
+        if not isinstance(header, Header):
+            raise UnsupportedVersion("it holds pictures of any sizes; open it with likely.coding.Pictures")
+        have, rows = self.space, sum(entry.rows for entry in archive.entries if entry.kind is not Kind.NOTES)
         if rows != header.content.rows:
             raise CorruptHeader(f"its chunks have {rows} rows, its header says {header.content.rows}")
-        have = self.space
-        if header.model.sha256 != self.hash:
-            what = f": it was written by a model of family {header.model.family} over {header.space}"
-            raise ModelMismatch(
-                header.model.sha256, self.hash, f"{what}, this one is a {name_of(self.model)} over {have}"
-            )
-        if header.space != have:
-            raise CorruptHeader(f"its space is {header.space}, its model's {have}")
+        check_model(header, self.model, self.hash)
         if max(rows, header.coding.group) * have.dims > self.limit:
             raise CorruptHeader(f"it holds {rows:,} rows of {have}; accepts {self.limit:,} numbers (limit) or fewer")
-        found = self.fingerprint(header.coding)
-        if found != header.numerics.fingerprint:
-            raise NumericsMismatch(
-                f"this machine works out other tables ({found}) than the one that wrote the file "
-                f"({header.numerics.fingerprint}, profile {header.numerics.profile}); decode it on a machine like that"
-            )
+        check_numerics(header, self.fingerprint(header.coding))
         return header
 
 
@@ -335,23 +327,3 @@ def write_npz(target: str | Path, rows: Rows, space: Integers) -> Path:
     """Rows as an .npz with `x` and, where there are labels, `y`; whole or not there."""
     arrays = {"x": canonical(rows.x, space)} | ({} if rows.y is None else {"y": rows.y.numpy()})
     return replace(target, lambda file: np.savez_compressed(file, **arrays))  # ty: ignore[invalid-argument-type]
-
-
-def replace(target: str | Path, content: bytes | Callable[[Any], None]) -> Path:
-    """Write a file under a temporary name beside `target`, and rename it when all of it is on the disk."""
-    target = Path(target)
-    file, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(file, "wb") as out:
-            if callable(content):
-                content(out)
-            else:
-                out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return target

@@ -22,6 +22,7 @@ from likely.observation import (
     Conditional,
     DiscretisedLogisticMixture,
 )
+from likely.space import Integers
 from likely.verbs import name_of
 
 Program = Generator[Conditional, Tensor, Tensor]
@@ -40,6 +41,15 @@ class Factored(Protocol):
 
     def factor_values(self, x: Any, y: Any = None) -> list[Tensor]:
         """The values of all groups of x, (B, C, S) each, in the order in which `factors` takes them."""
+        ...
+
+
+@runtime_checkable
+class AnySize(Protocol):
+    """A model of pictures of any size."""
+
+    def at(self, space: Integers) -> Factored:
+        """The same model over pictures of another shape (C, H, W). Raises `ValueError` for one that it has not."""
         ...
 
 
