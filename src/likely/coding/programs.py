@@ -16,12 +16,13 @@ from torch import Tensor
 
 from likely.coding.ans import Stack
 from likely.coding.growing import Growing
-from likely.coding.tables import Ints, Listed, Located, Table, on_grid
+from likely.coding.tables import GRID, Ints, Listed, Located, Table, on_grid
 from likely.observation import (
     Bernoulli,
     Categorical,
     Conditional,
     DiscretisedLogisticMixture,
+    LogisticsOnGrid,
 )
 from likely.space import Integers
 from likely.verbs import name_of
@@ -84,6 +85,9 @@ def tables(conditional: Conditional, known: Ints) -> Walk:
                 mixture = each.given(parameters, torch.from_numpy(known), c)
                 logits, mean, log_scale = (on_grid(part).swapaxes(1, 2).reshape(rows * sites, -1) for part in mixture)
                 yield slice(c, c + 1), Located(each.levels, logits, mean, log_scale, "logistic")
+        case LogisticsOnGrid():  # integers as they are: nothing is rounded here, nothing can round otherwise elsewhere
+            numbers = on_grid(parameters, GRID).swapaxes(1, 2).reshape(rows * sites, -1)
+            yield slice(None), Located(each.levels, *np.split(numbers, 3, 1), "logistic")
         case _:
             raise ValueError(f"{name_of(each)} gives densities; only integers have code lengths")
 
