@@ -246,7 +246,8 @@ def compress(
     then 1.
 
     Args:
-        run: The run folder of a model that can code: autoregressive, mixture of categoricals, integer flow, VAE.
+        run: The run folder of a model that can code: autoregressive, mixture of categoricals, integer flow, VAE, or a
+            joint of one of them.
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         out: The file; a new INPUTS.lkz by default.
         limit: Compress the first rows only.

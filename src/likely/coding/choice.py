@@ -17,6 +17,12 @@ from likely.verbs import Latent, Ordered, has, name_of, verbs
 SEQUENTIAL, LATENT = (Sequential,), (TwoPart, BitsBack)
 
 
+def coded(model: Any) -> Any:
+    """What is coded of a model: of a joint with one conditional model, that one, for a file holds y and x given y."""
+    part = getattr(model, "given_y", None)
+    return model if part is None else part
+
+
 def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
     """The schemes that serve a model, at least one. Raises `TypeError` saying why where none does."""
     space, condition = model.space, model.condition

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from likely.coding import container
 from likely.coding.ans import Stack
-from likely.coding.choice import scheme_for, scheme_of
+from likely.coding.choice import coded, scheme_for, scheme_of
 from likely.coding.container import Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
 from likely.coding.files import replace
@@ -98,7 +98,8 @@ class Report:
 class Codec:
     """Lossless compression of a model's rows. Raises `TypeError` where the model has no verb that serves.
 
-    The model is copied and used in float64 on the CPU. `scheme` is sequential for `Ordered` models and integer flows;
+    The model is copied and used in float64 on the CPU; of a joint p(x, y) it is p(x given y), and labels are coded with
+    the rows. `scheme` is sequential for `Ordered` models and integer flows;
     for latent models bits-back, or two-part, which is chosen for fewer than 20 rows. `group` rows are coded together
     (64, or what suits the scheme; fewer where there are fewer rows), `chunk` rows make a chunk that can be decoded by
     itself. `limit` is the largest number of numbers that a file may hold.
@@ -116,6 +117,7 @@ class Codec:
         for name, value in (("group", group), ("chunk", chunk)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; accepts a number of rows, 1 or more")
+        model = coded(model)
         scheme_for(model, 1, name=scheme)
         self.hash = model_hash(model)
         self.model = frozen(model)

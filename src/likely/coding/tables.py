@@ -118,6 +118,34 @@ class Listed(Table):
     def find(self, c: Ints) -> Ints:
         return (self.cumulative[:, 1:-1] <= c[:, None]).sum(1)
 
+    def lists(self) -> list[list[int]]:
+        """The cumulative sums as plain integers."""
+        return self.cumulative.tolist()
+
+
+class Chosen(Table):
+    """Rows `index` (N,) of a `Listed` table that was made once: for many symbols from few distributions."""
+
+    def __init__(self, listed: Listed, index: Ints, plain: dict[int, list[int]] | None = None) -> None:
+        self.listed, self.index, self.size = listed, index, listed.size
+        self._plain = {} if plain is None else plain
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rows(self, part: slice) -> Chosen:
+        return Chosen(self.listed, self.index[part], self._plain)
+
+    def below(self, symbol: Ints) -> Ints:
+        return self.listed.cumulative[self.index[:, None], symbol]
+
+    def lists(self) -> list[list[int]]:
+        """The cumulative sums as plain integers; the lists are shared, and kept in the dictionary `plain`."""
+        rows = self.index.tolist()
+        for row in set(rows).difference(self._plain):
+            self._plain[row] = self.listed.cumulative[row].tolist()
+        return [self._plain[row] for row in rows]
+
 
 class Uniform(Table):
     """All symbols alike."""
@@ -140,8 +168,8 @@ class Located(Table):
     """Mixtures of M shifted and scaled copies of one distribution function, cut into cells [x - 1/2, x + 1/2).
 
     Open tails: what lies below the first cell or above the last belongs to it. `logits`, `centre` (in cells) and
-    `log_scale` (of the scale in cells) are (N, M), all in units of 1/256; `function` is "logistic" or "normal". The
-    distribution functions are worked out where they are asked for: no list of all cells is ever made.
+    `log_scale` (of the scale in cells) are (N, M), all in units of 1/256; `function` is "logistic", "laplace" or
+    "normal". The distribution functions are worked out where they are asked for: no list of all cells is ever made.
     """
 
     def __init__(self, size: int, logits: Ints, centre: Ints, log_scale: Ints, function: str) -> None:
@@ -236,6 +264,8 @@ def _function(name: str) -> tuple[Ints, Ints]:
     half, one = _REACH * GRID, 1 << _FINE
     if name == "logistic":  # 1 / (1 + exp(-t))
         upper = [(one << _FINE) // (one + power) for power in _powers(one, _exp(1, GRID), half + 1)]
+    elif name == "laplace":  # 1 - exp(-t) / 2 for t >= 0
+        upper = [one - power // 2 for power in _powers(one, _exp(1, GRID), half + 1)]
     elif name == "normal":  # the integral of exp(-t^2 / 2) by Simpson's rule over cells of 1/256
         density, ratio, step = [one], _exp(1, 8 * GRID**2), _exp(2, 8 * GRID**2)
         for _ in range(2 * half):  # at t = k / 512: exp(-(k + 1)^2 / 2^19) = exp(-k^2 / 2^19) exp(-(2 k + 1) / 2^19)
@@ -246,7 +276,7 @@ def _function(name: str) -> tuple[Ints, Ints]:
             area.append(area[-1] + density[k] + 4 * density[k + 1] + density[k + 2])
         upper = [(one + (part << _FINE) // area[-1]) // 2 for part in area]
     else:
-        raise ValueError(f"function is {name!r}; accepts logistic, normal")
+        raise ValueError(f"function is {name!r}; accepts logistic, laplace, normal")
     above = [value >> (_FINE - 30) for value in upper]
     value = np.array([*(_ONE - v for v in reversed(above)), *above[1:]])
     return value, np.diff(value)

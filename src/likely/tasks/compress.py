@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from likely.coding import Codec, CodecError, ModelMismatch, Rows, container
+from likely.coding.choice import coded
 from likely.coding.codec import write_npz
 from likely.coding.container import Archive, Kind
 from likely.coding.files import replace
@@ -233,7 +234,7 @@ def model_for(blob: bytes, run: Path | None, places: Path = Path("runs")) -> tup
         except (ValueError, OSError):
             continue
         seen += 1
-        if model_hash(model) == need.model.sha256:
+        if model_hash(coded(model)) == need.model.sha256:
             return path, model
     what = f"none of the {seen} models in {places}/" if seen else f"nothing, as there are no models in {places}/"
     raise ModelMismatch(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from likely.config.train import TrainConfig, train_config
 from likely.data.splits import sha256_of
 from likely.train.checkpoint import WEIGHTS, Checkpoints, header, load_model, pack, unpack
+from likely.train.clock import Spent
 from likely.train.files import clean, lock
 from likely.train.learners import (
     Batches,
@@ -155,11 +156,11 @@ class _Fit:
         elif self.found is None:
             prepare(self.model, self.batches, self.config)
         self.learner: Gradient | Closed = learner(self.model, self.batches, self.config, self.team)
-        history, seconds = self._begin()
+        history, spent = self._begin()
         show = progress if self.team.first else False
         bar = Progress(show, steps=self.config.steps, first=self.step, device=self.device)
         self.stack.callback(bar.close)
-        self.record = Record(self.run if self.team.first else None, bar, history, seconds)
+        self.record = Record(self.run if self.team.first else None, bar, history, spent)
         with Stopping() as stopping:
             self._loop(stopping, bar)
         if self.best_weights is not None:
@@ -208,8 +209,8 @@ class _Fit:
             peak = {"memory": memory(self.device)}
             self.record.note("stop", step=self.step, reason=self.reason or "steps", timing=peak)
 
-    def _begin(self) -> tuple[list[dict[str, Any]], float]:
-        """Make the run folder, or put back what its checkpoint holds; the history and the seconds so far."""
+    def _begin(self) -> tuple[list[dict[str, Any]], Spent]:
+        """Make the run folder, or put back what its checkpoint holds; the history and what was spent so far."""
         if self.found is not None and self.run is not None:
             _config, step, files = self.found
             where = Checkpoints(self.run).path(step)
@@ -219,7 +220,7 @@ class _Fit:
                 raise ValueError(f"data is not what {self.run} was trained on: the training split has another SHA-256")
             self.step = step
             if self.reason is not None or step >= self.config.steps or not self.team.first:
-                return Ledger(self.run).read("step", "valid", "stop"), json.loads(files["ledger.json"])["seconds"]
+                return Ledger(self.run).read("step", "valid", "stop"), json.loads(files["ledger.json"])
             return restart(self.run, step, files)
         if self.run is not None and self.team.first:
             parameters = list(self.model.parameters())
@@ -235,7 +236,7 @@ class _Fit:
             }
             create(self.run, start, self._files())
             self.stack.enter_context(lock(self.run / "lock", f"run {self.run}"))
-        return [], 0.0
+        return [], {}
 
     def _log(self, loss: float, grad_norm: float | None, lr: float | None, rate: float) -> None:
         fields: dict[str, Any] = {"loss": loss, "bits_per_dim": self._bits(loss), "grad_norm": grad_norm, "lr": lr}

@@ -19,8 +19,10 @@ import safetensors
 import torch
 
 from likely import __version__
-from likely.train.checkpoint import Checkpoints
-from likely.train.files import sync_folder, temporary
+from likely.train.checkpoint import WEIGHTS, Checkpoints
+from likely.train.clock import Clock, Spent
+from likely.train.code import code_version
+from likely.train.files import sha256, sync_folder, temporary
 from likely.train.ledger import Ledger
 from likely.train.progress import Progress
 
@@ -32,20 +34,20 @@ class Record:
     not be written leaves the last good one, and each failure is told in a warning of one line.
     """
 
-    def __init__(self, run: Path | None, progress: Progress, history: list[dict[str, Any]], seconds: float) -> None:
+    def __init__(self, run: Path | None, progress: Progress, history: list[dict[str, Any]], spent: Spent) -> None:
         self.run, self.progress, self.history = run, progress, history
-        self.begin = time.monotonic() - seconds
+        self.clock = Clock(spent)
         self.waiting: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         self.failed = 0
 
     @property
     def seconds(self) -> float:
         """Seconds that the run has taken so far, restarts included, lost work not."""
-        return time.monotonic() - self.begin
+        return self.clock.read()["seconds"]
 
     def note(self, kind: str, *, timing: Mapping[str, Any] | None = None, **fields: Any) -> None:
         """A line for the ledger, the history and whoever follows the events."""
-        timing = {"seconds": round(self.seconds, 3), **(timing or {})}
+        timing = {**self.clock.read(), **(timing or {})}
         line = {"kind": kind, **fields, "timing": timing}
         if kind in ("step", "valid", "stop"):
             self.history.append(line)
@@ -73,7 +75,7 @@ class Record:
             self.flush()
             store = Checkpoints(self.run)
             if step not in store.steps():
-                where = {"seconds": round(self.seconds, 3), **Ledger(self.run).position()}
+                where = {**self.clock.read(), **Ledger(self.run).position()}
                 store.write(step, {**files, "ledger.json": json.dumps(where).encode()}, keep)
         except OSError as error:
             self.failed += 1
@@ -82,7 +84,8 @@ class Record:
                 raise
             self._warn(f"the checkpoint of step {step} could not be written ({error}); the one before it is kept")
             return
-        self.note("checkpoint", step=step, timing={"write": round(time.monotonic() - began, 3)})
+        wrote = {"write": round(time.monotonic() - began, 3)}
+        self.note("checkpoint", step=step, weights=sha256(files[WEIGHTS]), timing=wrote)
 
     def _warn(self, text: str) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=4)
@@ -96,7 +99,7 @@ def create(run: Path, start: Mapping[str, Any], files: Mapping[str, bytes]) -> N
     try:
         (new / "checkpoints").mkdir(parents=True)
         Ledger(new).append("start", **start)
-        where = {"seconds": 0.0, **Ledger(new).position()}
+        where = {**Clock({}).read(), **Ledger(new).position()}
         Checkpoints(new).write(0, {**files, "ledger.json": json.dumps(where).encode()}, keep=2)
         sync_folder(new)
         new.rename(run)
@@ -106,8 +109,8 @@ def create(run: Path, start: Mapping[str, Any], files: Mapping[str, bytes]) -> N
     sync_folder(run.parent)
 
 
-def restart(run: Path, step: int, files: Mapping[str, bytes]) -> tuple[list[dict[str, Any]], float]:
-    """Check that the ledger is the checkpoint's, add a restart line; the history up to here, and the seconds spent.
+def restart(run: Path, step: int, files: Mapping[str, bytes]) -> tuple[list[dict[str, Any]], Spent]:
+    """Check that the ledger is the checkpoint's, add a restart line; the history up to here, and what was spent.
 
     Raises `ValueError` when lines that the checkpoint has seen are gone or others.
     """
@@ -120,7 +123,7 @@ def restart(run: Path, step: int, files: Mapping[str, bytes]) -> tuple[list[dict
     times = sum(line["kind"] == "restart" for line in lines) + 1
     timing = {"seconds": where["seconds"], "lost_seconds": round(max(0.0, spent - where["seconds"]), 3)}
     ledger.append("restart", step=step, restarts=times, timing=timing)
-    return ledger.read("step", "valid"), where["seconds"]
+    return ledger.read("step", "valid"), where
 
 
 def surroundings(device: torch.device, world: int) -> dict[str, Any]:
@@ -133,12 +136,14 @@ def surroundings(device: torch.device, world: int) -> dict[str, Any]:
             "numpy": numpy.__version__,
             "safetensors": safetensors.__version__,
         },
+        "code": code_version(),
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "processes": world,
+            "capability": torch.backends.cpu.get_cpu_capability(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         },
     }
