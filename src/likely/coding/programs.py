@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from likely.coding.ans import Stack
+from likely.coding.growing import Growing
 from likely.coding.tables import GRID, Ints, Listed, Located, Table, on_grid
 from likely.observation import (
     Bernoulli,
@@ -108,7 +109,7 @@ def intervals(program: Program, values: list[Tensor], rows: int, nats: Tensor | 
     return found
 
 
-def popped(program: Program, stack: Stack, rows: int, size: int) -> Tensor:
+def popped(program: Program, stack: Stack | Growing, rows: int, size: int) -> Tensor:
     """What a program returns for values popped off a stack, its first `rows` rows of `size`."""
     conditional = next(program)
     while True:
@@ -126,7 +127,7 @@ def looked_up(walk: Walk, known: Ints) -> list[Interval]:
     return [table.interval(known[:, part].reshape(-1)) for part, table in walk]
 
 
-def pop_into(known: Ints, walk: Walk, stack: Stack) -> None:
+def pop_into(known: Ints, walk: Walk, stack: Stack | Growing) -> None:
     """Fill `known` (B, C, ...), which the walk reads as it goes, with what is popped off a stack."""
     for part, table in walk:
         known[:, part] = stack.pop(table).reshape(len(known), -1, *known.shape[2:])
