@@ -43,6 +43,10 @@ class Stage:
         """Show that `done` of `total` are done, for work whose size turns out on the way."""
         self._bar.update(self._task, completed=done, total=total)
 
+    def part(self, name: str, done: int, total: int) -> None:
+        """Show what is being done now, and how much of it is."""
+        self._bar.update(self._task, description=name, completed=done, total=max(1, total))
+
 
 def say(line: str) -> None:
     """A line of progress."""
@@ -157,6 +161,23 @@ def comparison_table(r: dict[str, Any]) -> None:
 
 def _bits(figure: dict[str, float] | None) -> str:
     return "" if figure is None else f"{figure['mean']:.2f}"
+
+
+def comparison_of_runs(found: dict[str, Any]) -> None:
+    """Runs side by side, and which of their readings may be ranked."""
+    from likely.tasks.card.compare import FACTS, reading
+
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("", style="dim")
+    for row in found["runs"]:
+        table.add_column(Text(row["name"]), overflow="fold")
+    for key, (name, show) in FACTS.items():
+        table.add_row(name, *(Text("" if row[key] is None else show(row[key])) for row in found["runs"]))
+    marked = {"best": "bold green", "best, not told apart": "green", "not told apart from the best": "green", "": ""}
+    table.add_row("how likely", *(Text(reading(row), style=marked[row["mark"]]) for row in found["runs"]))
+    out.print(table)
+    for group in found["groups"]:
+        out.print(group["sentence"], markup=False, soft_wrap=True)
 
 
 def description(r: dict[str, Any]) -> None:

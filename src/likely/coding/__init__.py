@@ -11,8 +11,10 @@ from likely.coding.errors import (
     NumericsMismatch,
     UnsupportedVersion,
 )
+from likely.coding.pictures import Band, Opened, Picture, Pictures
 
 __all__ = [
+    "Band",
     "Codec",
     "CodecError",
     "CorruptChunk",
@@ -21,6 +23,9 @@ __all__ = [
     "ModelMismatch",
     "NotACodecFile",
     "NumericsMismatch",
+    "Opened",
+    "Picture",
+    "Pictures",
     "Report",
     "Rows",
     "UnsupportedVersion",

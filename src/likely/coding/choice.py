@@ -7,7 +7,7 @@ from typing import Any
 from likely.coding.errors import CorruptHeader
 from likely.coding.header import Coding
 from likely.coding.latent import FEW_ROWS, BitsBack, Lattice, TwoPart, why_not
-from likely.coding.programs import Factored
+from likely.coding.programs import AnySize, Factored
 from likely.coding.schemes import Scheme, Sequential
 from likely.coding.tables import MOST
 from likely.logprob import scoring
@@ -43,6 +43,15 @@ def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
         raise TypeError(f"{what} is Latent, but {lacks}")
     can = ", ".join(verbs(model)) or "nothing that likely.verbs knows"
     raise TypeError(f"{what} is {can}; accepts Ordered, Latent with normal posteriors, or an integer flow")
+
+
+def tiled(model: Any) -> None:
+    """Raises `TypeError` saying why where a model cannot code pictures of any sizes."""
+    what = f"pictures of any sizes need a model that says so; {name_of(model)}"
+    if not isinstance(model, AnySize):
+        raise TypeError(f"{what} has no `at`; accepts pictures of {model.space} alone, with likely.coding.Codec")
+    if model.condition is not None:
+        raise TypeError(f"{what} is conditioned on {model.condition}; accepts models of p(x)")
 
 
 def scheme_for(model: Any, rows: int, group: int | None = None, name: str | None = None) -> Scheme:

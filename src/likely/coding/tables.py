@@ -71,6 +71,10 @@ class Table(ABC):
         start, end = self.below(np.stack([symbol, symbol + 1], 1)).T
         return start, end - start
 
+    def listed(self) -> Listed:
+        """The same, with every frequency written down."""
+        return Listed(self.below(np.broadcast_to(np.arange(self.size + 1), (len(self), self.size + 1))))
+
     def find(self, c: Ints) -> Ints:
         """The symbols with start <= c < start + frequency, (N,), for c in 0 .. 2^24 - 1.
 

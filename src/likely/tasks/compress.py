@@ -15,9 +15,10 @@ from torch import Tensor
 
 from likely.coding import Codec, CodecError, ModelMismatch, Rows, container
 from likely.coding.choice import coded
-from likely.coding.codec import replace, write_npz
+from likely.coding.codec import write_npz
 from likely.coding.container import Archive, Kind
 from likely.coding.field import file as field_file
+from likely.coding.files import replace
 from likely.coding.header import canonical, dtype_of, header_of, model_hash
 from likely.config.data import DataConfig
 from likely.data import Data, load

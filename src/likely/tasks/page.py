@@ -33,11 +33,11 @@ code { font:.9em ui-monospace,Menlo,monospace; overflow-wrap:anywhere }
 """
 
 
-def page(title: str, body: str) -> str:
-    """A page that stands alone."""
+def page(title: str, body: str, style: str = "") -> str:
+    """A page that stands alone; `style` is CSS of its own."""
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>
-<style>{_STYLE}</style></head><body><main>
+<style>{_STYLE}{style}</style></head><body><main>
 {body}
 </main></body></html>
 """

@@ -107,17 +107,22 @@ class Ledger:
 
     def read(self, *kinds: str) -> list[dict[str, Any]]:
         """The lines that hold: those of the given kinds (default all), without what a restart made void."""
-        held: list[dict[str, Any]] = []
-        for entry in self.lines():
-            if entry["kind"] == "restart":
-                held = [e for e in held if not _void(e, entry["step"])]
-            held.append(entry)
-        return [entry for entry in held if not kinds or entry["kind"] in kinds]
+        return [entry for entry in held(self.lines()) if not kinds or entry["kind"] in kinds]
 
     def last(self, kind: str) -> dict[str, Any] | None:
         """The last line of a kind that holds, or None."""
         found = self.read(kind)
         return found[-1] if found else None
+
+
+def held(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines without those that a restart made void."""
+    kept: list[dict[str, Any]] = []
+    for entry in entries:
+        if entry["kind"] == "restart":
+            kept = [e for e in kept if not _void(e, entry["step"])]
+        kept.append(entry)
+    return kept
 
 
 def same(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
