@@ -163,7 +163,9 @@ def command(line: str, said: io.StringIO) -> int:
                 status = int(ended.code or 0)
         said.write(trouble.getvalue() if status else "")
         return status
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", line], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", line], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     said.write(done.stdout + (done.stderr if done.returncode else ""))
     return done.returncode
 

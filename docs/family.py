@@ -90,7 +90,15 @@ def densities(rows: list[dict[str, Any]]) -> str:
         right = f"{row['accuracy']:.3f}" if row.get("accuracy") is not None else ""
         made = row.get("preset") or f"{row.get('row')}, lambda {row.get('lam')}"
         cells.append(
-            [made, f"{row['parameters']:,}", f"{row['steps']:,}", f"{row['train_cpu_s']:.0f}", bits, str(row["rows"]), right]
+            [
+                made,
+                f"{row['parameters']:,}",
+                f"{row['steps']:,}",
+                f"{row['train_cpu_s']:.0f}",
+                bits,
+                str(row["rows"]),
+                right,
+            ]
         )
     data = rows[0].get("data", "fashion-mnist")
     head = ["model", "parameters", "steps", "CPU s of training", "test bits/dim", "rows", "accuracy"]
@@ -128,9 +136,7 @@ def uci(rows: list[dict[str, Any]]) -> str:
 
 def timings(rows: list[dict[str, Any]]) -> str:
     rows = [row for row in rows if isinstance(row.get("ratio"), int | float) and row.get("rival")]
-    cells = [
-        [str(row["case"]), str(row.get("ours", "")), str(row["rival"]), f"{row['ratio']:.2f}"] for row in rows
-    ]
+    cells = [[str(row["case"]), str(row.get("ours", "")), str(row["rival"]), f"{row['ratio']:.2f}"] for row in rows]
     blank = all(not line[1] for line in cells)
     head = ["what", "model", "beside", "our time over theirs"]
     cells = [[line[0], *line[2:]] for line in cells] if blank else cells
@@ -138,7 +144,9 @@ def timings(rows: list[dict[str, Any]]) -> str:
 
 
 def cached(rows: list[dict[str, Any]]) -> str:
-    cells = [[row["case"], figure(row["cached_s"]), figure(row["naive_s"]), f"{row['times_faster']:.0f}"] for row in rows]
+    cells = [
+        [row["case"], figure(row["cached_s"]), figure(row["naive_s"]), f"{row['times_faster']:.0f}"] for row in rows
+    ]
     head = ["network", "with the cache, s", "a pass for every site, s", "times faster"]
     return f"Drawing with and without what was already worked out:\n\n{table(head, cells)}"
 
@@ -153,7 +161,9 @@ def few(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    told = f"Kernel distance of {rows[0]['draws']} draws of {rows[0]['data']} on {rows[0]['features']}, lower is nearer:"
+    told = (
+        f"Kernel distance of {rows[0]['draws']} draws of {rows[0]['data']} on {rows[0]['features']}, lower is nearer:"
+    )
     return f"{told}\n\n{table(['evaluations', 'distance', 'steps', 'CPU s of training'], cells)}"
 
 

@@ -88,4 +88,6 @@ def test_what_is_recorded_is_what_came_out() -> None:
     assert blocks.shortened("fit(m, steps=500)\nlikely train vae --steps 20 --out x2") == (
         "fit(m, steps=3)\nlikely train vae --steps 3 --out x2"
     )
-    assert blocks.wiped("bpd <= 2.31 ± 0.02 (k=64)") == blocks.wiped("bpd <= 1.9 ± .1 (k=8)") != blocks.wiped("bpd = 1.9")
+    assert (
+        blocks.wiped("bpd <= 2.31 ± 0.02 (k=64)") == blocks.wiped("bpd <= 1.9 ± .1 (k=8)") != blocks.wiped("bpd = 1.9")
+    )
