@@ -274,6 +274,35 @@ class Conditional(NamedTuple):
         return self.observation.sample(self.parameters, u)
 
 
+class Rounded(NamedTuple):
+    """Numbers that were rounded to centre + k for integers k: P(k) is what a mixture has on [k - 1/2, k + 1/2].
+
+    `centre` is (B, C, S); `logits`, `mean` (from the centre) and `log_scale` of the M parts are (B, C, S, M).
+    """
+
+    function: Literal["logistic", "normal"]
+    centre: Tensor
+    logits: Tensor
+    mean: Tensor
+    log_scale: Tensor
+
+    def rounded(self, value: Tensor) -> Tensor:
+        """The nearest centre + k."""
+        return (value - self.centre).round() + self.centre
+
+    def log_mass(self, value: Tensor) -> Tensor:
+        """log of the mass within 1/2 of a value, (B, C, S) in nats: log P(k) at centre + k, a density between them."""
+        inverse = (-self.log_scale).exp()
+        away = ((value - self.centre)[..., None] - self.mean).abs()
+        upper, lower = (0.5 - away) * inverse, (-0.5 - away) * inverse  # mirrored to where F is far from 1
+        if self.function == "logistic":  # log(F(a) - F(b)) = log F(a) + log F(-b) + log(1 - exp(b - a))
+            mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + (-torch.expm1(-inverse)).log()
+        else:  # log(F(a) - F(b)) = log F(a) + log(1 - F(b) / F(a))
+            above = torch.special.log_ndtr(upper)
+            mass = above + (-torch.expm1(torch.special.log_ndtr(lower) - above)).log()
+        return (mass + self.logits.log_softmax(-1)).logsumexp(-1)
+
+
 def observation(kind: Kind, space: Any, components: int = 10) -> Observation:
     """The observation `kind` over a space; `components` is for the logistic mixture.
 

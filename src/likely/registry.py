@@ -37,6 +37,7 @@ FAMILIES: dict[str, Entry] = {
     "consistency": Entry("likely.config.consistency:Consistency", "likely.families.diffusion.consistency"),
     "joint": Entry("likely.config.joint:Joint", "likely.families.joint"),
     "hybrid": Entry("likely.config.hybrid:Hybrid", "likely.families.joint.hybrid"),
+    "hyperprior": Entry("likely.config.hyperprior:Hyperprior", "likely.families.hyperprior"),
 }
 
 

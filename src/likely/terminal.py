@@ -35,6 +35,10 @@ class Stage:
         """Show that `done` rows are done."""
         self._bar.update(self._task, completed=done)
 
+    def says(self, done: int, name: str) -> None:
+        """Show that `done` rows are done, under another name: what is reached so far."""
+        self._bar.update(self._task, completed=done, description=name)
+
     def of(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done, for work whose size turns out on the way."""
         self._bar.update(self._task, completed=done, total=total)

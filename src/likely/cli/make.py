@@ -25,6 +25,7 @@ from likely.cli.common import (
     rows_of,
     unwritten,
 )
+from likely.cli.field import compress_field, decompress_field
 
 
 def sample(
@@ -232,11 +233,15 @@ def impute(
 
 
 def compress(
-    run: Positional[Run],
+    run: Positional[Annotated[Path | None, arg(metavar="RUN")]] = None,
     inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
     out: Annotated[Path | None, arg(metavar="PATH", aliases=("-o",))] = None,
     split: Split = "test",
     limit: Count = None,
+    field: Annotated[Path | None, arg(metavar="PICTURE")] = None,
+    lam: float = 1e-3,
+    steps: int = 2000,
+    seed: Seed = 0,
     force: Force = False,
     json: Json = False,
 ) -> int:
@@ -251,6 +256,10 @@ def compress(
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         out: The file; a new INPUTS.lkz by default.
         limit: Compress the first rows only.
+        field: Lossy, and without a model: fit a neural field to this one picture, which takes minutes. Ctrl-C ends the
+            fitting early, and the file holds what was reached; before the first step nothing is written.
+        lam: With --field: MSE + lam bits/pixels is made small, 0.01 for small files, 0.0001 for good ones.
+        steps: With --field: steps of gradient; the more, the better.
     """
     from likely.coding import Codec
     from likely.tasks.compress import compress as write
@@ -262,6 +271,12 @@ def compress(
     unwritten(force, out)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; accepts 1 or more")
+    if field is not None:
+        if run is not None:
+            raise ValueError(f"run is {run} and field {field}; a neural field needs no run: give one of them")
+        return compress_field(field, out, lam, steps, seed, json)
+    if run is None:
+        raise ValueError("run is missing; give the run folder of a model, or --field PICTURE, which needs none")
     codec = Codec(load_model(run))
     found = gather(inputs or data_of(run, None), codec.model, split=split, limit=limit, classes=classes_of(run))
     for name, why in found.refused.items():
@@ -306,6 +321,8 @@ def decompress(
         raise ValueError(f"out is {folder}, which is not empty; choose another folder, or --force to write into it")
     blob = archive.read_bytes()
     record = look(blob)
+    if record.get("lossy"):
+        return decompress_field(blob, archive, folder, json)
     found, model = model_for(blob, run)
     with Stage("decompressing", record["rows"]) as stage:
         rows, paths = restore(Codec(model), blob, folder, stage.advance)

@@ -92,13 +92,18 @@ def tables(conditional: Conditional, known: Ints) -> Walk:
             raise ValueError(f"{name_of(each)} gives densities; only integers have code lengths")
 
 
-def intervals(program: Program, values: list[Tensor], rows: int) -> list[Interval]:
-    """Start and frequency of every number of the first `rows` rows, group after group: pushed last to first."""
+def intervals(program: Program, values: list[Tensor], rows: int, nats: Tensor | None = None) -> list[Interval]:
+    """Start and frequency of every number of the first `rows` rows, group after group: pushed last to first.
+
+    log p of each row, by the distributions themselves, is added to `nats` (rows,).
+    """
     found: list[Interval] = []
     conditional = next(program)
     for number, each in enumerate(values, 1):
-        known = each[:rows].numpy().astype(np.int64)
-        found += looked_up(tables(_first(conditional, rows), known), known)
+        known, here = each[:rows].numpy().astype(np.int64), _first(conditional, rows)
+        found += looked_up(tables(here, known), known)
+        if nats is not None:
+            nats += here.observation.log_prob(here.parameters, each[:rows]).sum(1)
         if number < len(values):
             conditional = program.send(each)
     return found

@@ -180,10 +180,7 @@ def verdicts(loaded: Loaded, x: torch.Tensor, names: list[str], told: Told = unt
 
 def tab(desk: Desk) -> None:
     """Build the tab and say what its events do."""
-    hidden = {"visible": True, "elem_classes": "lk-off", "show_label": False, "container": False}
-    pixels = gr.Textbox(elem_id="ask-pixels", **hidden)
-    index = gr.Textbox(elem_id="ask-index", **hidden)
-    row = gr.Textbox(elem_id="ask-row", **hidden)
+    pixels, index, row = (look.field(f"ask-{name}") for name in ("pixels", "index", "row"))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
             pad = look.html()
@@ -239,7 +236,8 @@ def tab(desk: Desk) -> None:
             said += verdicts(loaded, x, names, told)
         return pieces.pad(x[0], loaded.space, "ask-pixels"), pieces.packed(x[0]), gr.Markdown(said, visible=bool(said))
 
-    asked = [desk.model, pixels, turn, blur, invert, given]
+    desk.picture = (pixels, turn, blur, invert, given)
+    asked = [desk.model, *desk.picture]
     last: dict[str, Any] = {"trigger_mode": "always_last", "show_progress_on": [out], **QUEUE}
     again = {"fn": desk.asks(ask), "inputs": asked, "outputs": [out]}
     for chosen in (desk.model.change, desk.load):

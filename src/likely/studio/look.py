@@ -82,3 +82,8 @@ def html(value: str = "", **options: Any) -> gr.Markdown:
     `gr.HTML` would do, but runs its templates through eval, which the page's policy forbids.
     """
     return gr.Markdown(value.replace("\n", " "), sanitize_html=False, latex_delimiters=[], container=False, **options)
+
+
+def field(name: str) -> gr.Textbox:
+    """A field that only the page's script writes to, out of sight."""
+    return gr.Textbox(elem_id=name, elem_classes="lk-off", show_label=False, container=False, lines=1)

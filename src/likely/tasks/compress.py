@@ -17,6 +17,7 @@ from likely.coding import Codec, CodecError, ModelMismatch, Rows, container
 from likely.coding.choice import coded
 from likely.coding.codec import write_npz
 from likely.coding.container import Archive, Kind
+from likely.coding.field import file as field_file
 from likely.coding.files import replace
 from likely.coding.header import canonical, dtype_of, header_of, model_hash
 from likely.config.data import DataConfig
@@ -101,17 +102,22 @@ def _from_pictures(path: Path, files: list[Path], model: Any, classes: tuple[str
     return Inputs(x, model.condition.check(labels, "labels") if labels else None, names, str(path), refused)
 
 
-def _pixels(file: Path, space: Integers) -> np.ndarray:
-    """A picture (C, H, W) just as it is. Raises `ValueError` naming it where that is no value of the space."""
+def pixels_of(file: Path) -> np.ndarray:
+    """A picture (C, H, W) just as it is. Raises `ValueError` naming it where reading it would change a colour."""
     image, done = decode(file.read_bytes(), str(file), DataConfig().max_pixels)
     changed = [what for what in done if what not in EXACT]
     if changed:
         raise ValueError(f"{file} would not come back exactly: {', '.join(changed)}")
-    array = to_array(image, None, None, done).transpose(2, 0, 1)
+    return np.ascontiguousarray(to_array(image, None, None, done).transpose(2, 0, 1))
+
+
+def _pixels(file: Path, space: Integers) -> np.ndarray:
+    """A picture (C, H, W) of a space. Raises `ValueError` naming it where it is no value of it."""
+    array = pixels_of(file)
     if array.shape != space.shape:
         found, wanted = (" x ".join(map(str, shape)) for shape in (array.shape, space.shape))
         raise ValueError(f"{file} is {found} (channels x height x width); this model codes {wanted}")
-    return np.ascontiguousarray(array)
+    return array
 
 
 def _class_of(file: Path, classes: tuple[str, ...]) -> int:
@@ -147,7 +153,7 @@ def decompress(
     targets = _targets(names, len(rows.x), out)
     for i, target in enumerate(targets):
         target.parent.mkdir(parents=True, exist_ok=True)
-        replace(target, _png(canonical(rows.x[i], codec.space)))
+        replace(target, png(canonical(rows.x[i], codec.space)))
     return rows, targets
 
 
@@ -168,7 +174,8 @@ def _targets(names: Any, count: int, out: Path) -> list[Path]:
     return targets
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """A picture (C, H, W) as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -180,6 +187,8 @@ def describe(blob: bytes) -> dict[str, Any]:
     Raises `NotACodecFile`, `UnsupportedVersion`, `CorruptHeader` or `CorruptChunk`.
     """
     archive = container.read(blob)
+    if field_file.is_field(archive):
+        return field_file.describe(archive)
     header = header_of(archive)
     for number in range(len(archive.entries)):
         archive.chunk(number)
@@ -206,6 +215,8 @@ def _short(archive: Archive) -> dict[str, Any]:
 
 def sentence(record: dict[str, Any]) -> str:
     """`describe` in words."""
+    if record.get("lossy"):
+        return field_sentence(record)
     header, kinds = record["header"], record["chunks"]
     model, space = header["model"], json.dumps(header["space"]["shape"])
     says = f"; the model says {record['model_bits_per_dim']:.4f}" if "model_bits_per_dim" in record else ""
@@ -216,6 +227,20 @@ def sentence(record: dict[str, Any]) -> str:
         f"model {model['family']} {model['sha256']}, coded {header['coding']['scheme']}, numbers in "
         f"{header['numerics']['profile']}, {sum(n for kind, n in kinds.items() if kind != 'notes')} chunks{raw}; "
         f"checksums all right"
+    )
+
+
+def field_sentence(record: dict[str, Any]) -> str:
+    """`describe` of a neural field in words."""
+    shape = " x ".join(map(str, record["header"]["shape"]))
+    near = "exactly the picture" if record["psnr"] is None else f"PSNR {record['psnr']:.2f} dB"
+    like = "" if record["ms_ssim"] is None else f", MS-SSIM {record['ms_ssim']:.4f}"
+    return (
+        f"lossy: one picture of {shape} in {record['bytes']:,} bytes (raw {record['raw_bytes']:,}): "
+        f"{record['bits_per_pixel']:.4f} bits/pixel, {near}{like}\n"
+        f"a neural field, which needs no model: {record['latents']:,} latents in {record['latents_bytes']:,.0f} bytes, "
+        f"{record['weights']:,} weights in {record['weights_bytes']:,.0f}, {record['container_bytes']} of header and "
+        f"index; numbers in {record['numerics']}; checksums all right"
     )
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -25,10 +27,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from likely.coding import container
 from likely.coding.ans import Stack
 from likely.coding.container import Archive, Chunk, Kind
-from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, NumericsMismatch, UnsupportedVersion
+from likely.coding.errors import (
+    CodecError,
+    CorruptChunk,
+    CorruptHeader,
+    DecodeMismatch,
+    NumericsMismatch,
+    UnsupportedVersion,
+)
 from likely.coding.fidelity import SMALLEST, ms_ssim, psnr
 from likely.coding.field.fit import Fitted, Progress, fit
-from likely.coding.field.grids import Grids, levels_of
+from likely.coding.field.grids import Grids, levels_of, shapes_of
 from likely.coding.field.nets import (
     FINEST,
     MOST_LATENT,
@@ -169,16 +178,24 @@ def decompress(blob: bytes | memoryview, *, limit: int = LIMIT) -> Picture:
     pixels = header.shape[1] * header.shape[2]
     if pixels > limit:
         raise CorruptHeader(f"it holds a picture of {pixels:,} pixels; accepts {limit:,} (limit) or fewer")
-    try:
-        grids, weights, _ = unpack(archive.chunk(0), header.shape)
-    except CorruptChunk:
-        raise
-    except ValueError as error:  # bytes that are no stack, a stack that ends too early
-        raise CorruptChunk(0, str(error)) from error
+    data = archive.chunk(0)
+    with _of_chunk():
+        grids, weights, _ = unpack(data, header.shape)
     found = synthesise(weights, grids)
     if digest(Fitted(grids, weights, 0), found) != header.content.sha256:
         raise DecodeMismatch("what was decoded is not what was put in: the content's hash differs")
     return found
+
+
+@contextmanager
+def _of_chunk() -> Iterator[None]:
+    """Bytes that are no stack, or a stack that ends too early, are a damaged chunk."""
+    try:
+        yield
+    except CodecError:
+        raise
+    except ValueError as error:
+        raise CorruptChunk(0, str(error)) from error
 
 
 def check(picture: Any, limit: int = LIMIT) -> Picture:
@@ -210,6 +227,34 @@ def digest(fitted: Fitted, pixels: Picture) -> str:
         found.update(value.astype("<i2").tobytes())
     found.update(np.ascontiguousarray(pixels).tobytes())
     return found.hexdigest()[:32]
+
+
+def describe(archive: Archive) -> dict[str, Any]:
+    """What is inside, as JSON values; every checksum is looked at, and the weights are decoded."""
+    header = header_of(archive)
+    data = archive.chunk(0)
+    with _of_chunk():
+        weights, _, bits = unpack_weights(data, header.shape)
+    pixels = header.shape[1] * header.shape[2]
+    size = len(archive.data)
+    return {
+        "bytes": size,
+        "raw_bytes": math.prod(header.shape),
+        "rows": 1,
+        "bits_per_pixel": 8 * size / pixels,
+        "bits_per_dim": 8 * size / math.prod(header.shape),
+        "lossy": True,
+        "psnr": header.content.psnr,
+        "ms_ssim": header.content.ms_ssim,
+        "weights_bytes": round(bits / 8, 1),
+        "latents_bytes": round(len(data) - bits / 8, 1),
+        "container_bytes": archive.overhead,
+        "weights": sum(value.size for value in weights.values.values()),
+        "latents": sum(h * w for h, w in shapes_of(*header.shape[1:])),
+        "numerics": "int",
+        "checksums": "all right",
+        "header": header.model_dump(mode="json", exclude_none=True),
+    }
 
 
 # Bits ----------------------------------------------------------------------------------------------------------------

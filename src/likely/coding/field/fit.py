@@ -24,7 +24,6 @@ from torch import Tensor
 
 from likely.coding.field.grids import LEFT, NEIGHBOURS, RIGHT, TOP, shapes_of
 from likely.coding.field.nets import (
-    CEILING,
     CENTRE,
     FINEST,
     HIGHEST,
@@ -61,7 +60,7 @@ Progress = Callable[[int, float, float], None]
 
 
 class _Field:
-    """Latents and networks in float32, and what they cost."""
+    """Latents and networks in float32, and what they cost. Nothing here comes near the ceiling of hidden values."""
 
     def __init__(self, picture: NDArray[np.uint8], widths: Widths, lam: float, noise: Noise) -> None:
         _, height, width = picture.shape
@@ -93,9 +92,9 @@ class _Field:
             around = F.pad(grid[0, 0], (LEFT, RIGHT, TOP, 0))
             near = [around[TOP + dy : TOP + dy + h, LEFT + dx : LEFT + dx + w].reshape(-1) for dy, dx in NEIGHBOURS]
             contexts.append(torch.stack(near))
-        h1 = (net["w1"] @ torch.cat(contexts, 1) + net["b1"][:, None]).clamp(0, CEILING)
-        h2 = h1 + (net["w2"] @ h1 + net["b2"][:, None]).clamp(0, CEILING)
-        mu, log_scale = net["w3"] @ h2 + net["b3"][:, None]
+        h1 = torch.addmm(net["b1"][:, None], net["w1"], torch.cat(contexts, 1)).relu_()
+        h2 = h1 + torch.addmm(net["b2"][:, None], net["w2"], h1).relu_()
+        mu, log_scale = torch.addmm(net["b3"][:, None], net["w3"], h2)
         rate = torch.exp(-log_scale.clamp(LOWEST, HIGHEST))  # 1 / scale of the Laplace distribution
         away = (latents - mu).abs()
         upper = (away - 0.5) * rate
@@ -105,9 +104,9 @@ class _Field:
 
     def _picture(self, grids: list[Tensor], net: dict[str, Tensor]) -> Tensor:
         f = features(grids)[0].flatten(1)
-        h = (net["v1"] @ f + net["a1"][:, None]).clamp(0, CEILING)
-        o = (net["v2"] @ h + net["a2"][:, None]).reshape(self.x.shape)
-        o = o + _convolved(o, net["v3"], net["a3"]).clamp(0, CEILING)
+        h = torch.addmm(net["a1"][:, None], net["v1"], f).relu_()
+        o = torch.addmm(net["a2"][:, None], net["v2"], h).reshape(self.x.shape)
+        o = o + _convolved(o, net["v3"], net["a3"]).relu_()
         o = o + _convolved(o, net["v4"], net["a4"])
         return o * (SPREAD / 255) + CENTRE / 255
 

@@ -60,7 +60,7 @@ class Grids:
         t = np.concatenate(times)
         order = np.argsort(t, kind="stable")
         self.place, self._level = np.concatenate(places)[order], np.concatenate(levels)[order]
-        self.ends = np.cumsum(np.bincount(t))
+        self.ends = np.unique(np.cumsum(np.bincount(t)))
         self._away = np.array([[dy * stride + dx for dy, dx in NEIGHBOURS] for stride in self._stride])
 
     def empty(self) -> Ints:
