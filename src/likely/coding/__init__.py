@@ -11,6 +11,7 @@ from likely.coding.errors import (
     NumericsMismatch,
     UnsupportedVersion,
 )
+from likely.coding.lossy import Decoded, LossyCodec
 from likely.coding.pictures import Band, Opened, Picture, Pictures
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "CorruptChunk",
     "CorruptHeader",
     "DecodeMismatch",
+    "Decoded",
+    "LossyCodec",
     "ModelMismatch",
     "NotACodecFile",
     "NumericsMismatch",

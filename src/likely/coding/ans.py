@@ -36,7 +36,7 @@ FEW = 32
 """Up to so many lanes plain integers are faster, for tables that are listed;"""
 LIST = 8
 """up to so many they are faster even if small tables have to be listed first, so many at once:"""
-LISTED = 1 << 14
+LISTED = 1 << 12
 """numbers, of tables of at most 1024 symbols."""
 _U32, _U24 = np.uint64(32), np.uint64(PRECISION)
 _UPPER = np.uint64(64 - PRECISION)
