@@ -1,6 +1,6 @@
 """Runs the code of the documentation: every fenced block of a page, in order, in one folder of the page's own.
 
-    python docs/blocks.py check PAGE ...     as tests/test_docs.py does: few steps of training, output held against the page
+    python docs/blocks.py check PAGE ...     as tests/test_docs.py does: few steps, outputs held against the page
     python docs/blocks.py record PAGE ...    at full length; writes the output and the pictures into the page
 
 What a page may hold:
@@ -11,7 +11,8 @@ What a page may hold:
     ```LANG title="F" is written to the file F
     ```text           directly below a block that runs: its standard output, written by `record`; a last line of `...`
                       cuts it short. `check` compares it with numbers wiped.
-    ![...](.../images/PAGE/F)   a picture that the page's code writes to the file F; `record` copies it
+    ![...](.../images/PAGE/F)   a picture that the page's code writes to the file F; `record` copies it. For a web page
+                      that the code writes, F.html.png is a picture of it, taken by chromium.
 
 A comment in the line above a block changes what is done with it:
 
@@ -19,7 +20,8 @@ A comment in the line above a block changes what is done with it:
     <!-- exits: N -->           must end with this exit status (its message then counts as output)
     <!-- differs: REASON -->    (above an output) other words come out after a few steps of training: not compared
 
-`check` cuts every `steps=N` and `--steps N` to SHORT; a `likely train` that does not say its steps is an error.
+`check` cuts every `steps=N`, `--steps N`, `k=N`, `-k N` and `evaluations=N` to SHORT; a `likely train` that does not
+say its steps is an error.
 """
 
 from __future__ import annotations
@@ -104,6 +106,12 @@ def pictures(page: Path, text: str) -> list[str]:
     return re.findall(rf"\]\((?:[\w./]*/)?images/{re.escape(page.stem)}/([\w.-]+)\)", text)
 
 
+def written(name: str) -> Path | None:
+    """The file behind a picture's name, in this folder; None where there is none."""
+    found = sorted(Path.cwd().rglob(name.removesuffix(".png"))) if name.endswith(".html.png") else [Path(name)]
+    return found[0] if found and found[0].exists() else None
+
+
 def run(page: Path, folder: Path, short: bool) -> list[str]:
     """Run a page's blocks in a folder; returns their outputs, "" for blocks that do not run.
 
@@ -117,7 +125,7 @@ def run(page: Path, folder: Path, short: bool) -> list[str]:
                 Path(block.title).write_text(block.code)
             said.append(one(block, names, short, page) if runs(block) else "")
         for name in pictures(page, text):
-            assert Path(name).exists(), f"{page.name} shows images/{page.stem}/{name}, which its code did not write"
+            assert written(name), f"{page.name} shows images/{page.stem}/{name}, which its code did not write"
     return said
 
 
@@ -163,16 +171,15 @@ def command(line: str, said: io.StringIO) -> int:
                 status = int(ended.code or 0)
         said.write(trouble.getvalue() if status else "")
         return status
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", line], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", line], text=True, capture_output=True)
     said.write(done.stdout + (done.stderr if done.returncode else ""))
     return done.returncode
 
 
 def shortened(code: str) -> str:
-    """The same code with SHORT steps of training."""
-    return re.sub(r"(\bsteps[= ])(\d+)", lambda match: match[1] + str(min(SHORT, int(match[2]))), code)
+    """The same code with SHORT steps of training, draws a row and evaluations of a sampler."""
+    long = r"((?:\b(?:steps|k|evaluations)[= ]|-k ))(\d+)"
+    return re.sub(long, lambda match: match[1] + str(min(SHORT, int(match[2]))), code)
 
 
 @contextlib.contextmanager
@@ -234,7 +241,9 @@ def record(page: Path) -> None:
         page.write_text(text)
         for name in pictures(page, text):
             (IMAGES / page.stem).mkdir(parents=True, exist_ok=True)
-            keep_picture(Path(folder) / name, IMAGES / page.stem / name)
+            with inside(Path(folder)):
+                made = Path(written(name) or name).absolute()
+            keep_picture(shot(made) if made.suffix == ".html" else made, IMAGES / page.stem / name)
     import torch
 
     known = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
@@ -253,6 +262,15 @@ def record(page: Path) -> None:
 def cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []
+
+
+def shot(page: Path) -> Path:
+    """A picture of the top of a web page, as a reader sees it."""
+    picture = page.with_suffix(".shot.png")
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
+    command = [browser, "--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1000,1200"]
+    subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True, timeout=120)
+    return picture
 
 
 def keep_picture(made: Path, kept: Path) -> None:

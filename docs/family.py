@@ -161,9 +161,8 @@ def few(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    told = (
-        f"Kernel distance of {rows[0]['draws']} draws of {rows[0]['data']} on {rows[0]['features']}, lower is nearer:"
-    )
+    first = rows[0]
+    told = f"Kernel distance of {first['draws']} draws of {first['data']} on {first['features']}, lower is nearer:"
     return f"{told}\n\n{table(['evaluations', 'distance', 'steps', 'CPU s of training'], cells)}"
 
 

@@ -6,16 +6,19 @@ with numbers wiped.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "docs"))
+from likely.registry import FAMILIES
+
+sys.path.append(str(Path(__file__).parent.parent / "docs"))
 import blocks
 
+ROOT = blocks.ROOT
 PAGES = [page for page in blocks.pages() if any(map(blocks.runs, blocks.blocks(page.read_text())))]
 LEFT_ALONE = {
     "README.md": 2,
@@ -23,8 +26,12 @@ LEFT_ALONE = {
     "docs/howto/processes.md": 1,
     "docs/index.md": 1,
     "docs/measured/diffusion.md": 2,
+    "docs/tutorial/cards.md": 1,
 }
 """How many blocks are not run, each with its reason in the page: a new one has to be entered here."""
+
+WITHOUT_A_PAGE = {"pyramid", "hyperprior"}
+"""Families that are too young to have a page."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
@@ -91,3 +98,11 @@ def test_what_is_recorded_is_what_came_out() -> None:
     assert (
         blocks.wiped("bpd <= 2.31 ± 0.02 (k=64)") == blocks.wiped("bpd <= 1.9 ± .1 (k=8)") != blocks.wiped("bpd = 1.9")
     )
+
+
+def test_every_family_has_its_page_and_every_page_its_place() -> None:
+    texts = {page: page.read_text() for page in (ROOT / "docs").rglob("*.md")}
+    told = set(re.findall(r"^\{\{ definition ([\w-]+) \}\}$", "\n".join(texts.values()), re.M))
+    assert set(FAMILIES) - told <= WITHOUT_A_PAGE
+    navigation = (ROOT / "zensical.toml").read_text()
+    assert [str(page) for page in texts if f'"{page.relative_to(ROOT / "docs")}"' not in navigation] == []

@@ -294,7 +294,7 @@ def encode(model: Any, x: Tensor, rate: float) -> tuple[Stack, Tensor, float]:
         centre, table = tables(given)
         k = (value - centre).round().clamp(-HALF, HALF - 1)
         found.append(table.interval(k.numpy().astype(np.int64).reshape(-1) + HALF))
-        bits -= float(given.log_mass(k + given.centre).sum()) / math.log(2)
+        bits -= float(given.log_mass(k + centre).sum()) / math.log(2)
         try:
             given = program.send(k + centre)
         except StopIteration as end:
