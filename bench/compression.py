@@ -60,14 +60,14 @@ CASES: dict[str, dict[str, Any]] = {
         "family": "vae",
         "preset": "small",
         "train": {**IMAGES, "batch": 64},
-        "seconds": 300,
+        "seconds": 150,
     },
     "integer-flow": {
         "data": "fashion-mnist",
         "family": "integer-flow",
         "preset": "small",
         "train": {**IMAGES, "batch": 64},
-        "seconds": 300,
+        "seconds": 150,
     },
     "mixture": {
         "data": "fashion-mnist",

@@ -33,10 +33,23 @@ def main() -> int:
         text = re.sub(r"^\{\{ (\w+)(?: ([\w-]+))? \}\}$", computed, text, flags=re.M)
         page.write_text(text + told(recorded.get(f"docs/{page.relative_to(PAGES)}")))
     reference()
+    if missing := absent():
+        print("\n".join(["Pictures that are not there:", *missing]))
+        return 1
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--clean"]
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     print(re.sub(r"\x1b\[[0-9;]*m", "", done.stdout), end="")
     return done.returncode
+
+
+def absent() -> list[str]:
+    """Pictures that a page shows and that do not exist, which the site generator does not mind."""
+    return [
+        f"{page.relative_to(PAGES)}: {name}"
+        for page in sorted(PAGES.rglob("*.md"))
+        for name in re.findall(r"\]\(([\w./-]+\.png)\)", page.read_text())
+        if not (page.parent / name).exists()
+    ]
 
 
 def computed(match: re.Match[str]) -> str:

@@ -222,6 +222,43 @@ class Normal(Observation):
         return parameters.chunk(2, 1)[0]
 
 
+class LogisticsOnGrid(Observation):
+    """Ordered integers: mixtures of discretised logistics whose parameters are integers, one channel.
+
+    Log-weights, means (in levels) and log-scales (of scales in levels), `components` each, all in units of 1/256 and
+    held as they are in floating point: the very numbers that integer frequency tables are looked up with. Open tails.
+    """
+
+    def __init__(self, space: Integers, components: int) -> None:
+        super().__init__(space)
+        if self.channels != 1:
+            raise ValueError(f"space has {self.channels} channels; logistics on a grid accept 1")
+        self.levels, self.components, self.parameters, self.uniforms = space.levels, components, 3 * components, 2
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logit, mean, log_scale = (parameters / 256).chunk(3, 1)
+        return logit.log_softmax(1), mean, log_scale
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        logit, mean, log_scale = self._split(parameters)
+        inverse, x = (-log_scale).exp(), x.to(parameters.dtype)
+        upper = F.logsigmoid((x + 0.5 - mean) * inverse)
+        lower = F.logsigmoid((mean - x + 0.5) * inverse)
+        inside = (-torch.expm1(-inverse)).log()  # see DiscretisedLogisticMixture
+        mass = torch.where(x == 0, upper, torch.where(x == self.levels - 1, lower, upper + lower + inside))
+        return (mass + logit).logsumexp(1)
+
+    def sample(self, parameters: Tensor, u: Tensor) -> Tensor:
+        logit, mean, log_scale = self._split(parameters)
+        chosen = _invert(logit.exp(), u[:, 0], 1)[:, None]
+        shift = (u[:, 1:].log() - torch.log1p(-u[:, 1:])) * log_scale.gather(1, chosen).exp()
+        return (mean.gather(1, chosen) + shift).round().clamp(0, self.levels - 1).long()
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        logit, mean, _ = self._split(parameters)
+        return (logit.exp() * mean).sum(1, keepdim=True).clamp(0, self.levels - 1)
+
+
 class Conditional(NamedTuple):
     """The distribution of one site of an `Ordered` model: an observation and its parameters (B, P)."""
 

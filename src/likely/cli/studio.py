@@ -18,7 +18,7 @@ def studio(
 
     Args:
         runs: Run folders, or folders of them; ./runs by default. The page sees nothing else.
-        host: Where to listen: this machine only by default. Any other host takes a token, which the printed address has.
+        host: Where to listen: this machine only by default. Any other takes a token, which the printed address has.
         port: The port; 0 for any that is free.
         name: Further names by which others may call this machine, with a host that they can reach.
     """

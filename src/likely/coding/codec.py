@@ -144,12 +144,14 @@ class Codec:
         """
         x, y, n = self._checked(x, y)
         scheme = scheme_for(self.model, n, self.group, self.scheme)
-        chunks = []
+        chunks, nats = [], torch.zeros(n, dtype=torch.float64)
         with scoring(self.model):
             for part in self._parts(n, scheme):
-                chunks.append(self._chunk(scheme, x[part], None if y is None else y[part], verify))
+                chunks.append(self._chunk(scheme, x[part], None if y is None else y[part], nats[part], verify))
                 if progress is not None:
                     progress(part.stop)
+        if not scheme.exact:
+            nats = log_prob(self.model, x, y).nats
         if notes:
             chunks.append(container.notes(notes))
         header = Header(
@@ -157,7 +159,7 @@ class Codec:
             content=Content(
                 rows=n,
                 sha256=content_hash(x, y, self.space, self.model.condition),
-                nll_bits=self._nll_bits(x, y),
+                nll_bits=round(float(-nats.sum() / math.log(2))),
             ),
             model=Written(family=name_of(self.model), sha256=self.hash),
             numerics=Numerics(profile=numerics_of(self.model), fingerprint=self.fingerprint(scheme.coding)),
@@ -237,10 +239,9 @@ class Codec:
     def fingerprint(self, coding: Coding) -> str:
         """The first 8 bytes of a hash of what this machine decodes from pseudorandom bits: a probe of all tables."""
         if coding not in self._fingerprints:
-            scheme = scheme_of(self.model, coding)
-            stack = Stack(4, "likely/probe")
+            rows, stack = min(4, coding.group), Stack(4, "likely/probe")
             with scoring(self.model):
-                x, _ = scheme.decode(stack, min(4, coding.group))
+                x, _ = scheme_of(self.model, coding).sized(rows).decode(stack, rows)
             digest = hashlib.sha256(canonical(x, self.space).tobytes() + stack.to_bytes())
             self._fingerprints[coding] = digest.hexdigest()[:16]
         return self._fingerprints[coding]
@@ -261,11 +262,11 @@ class Codec:
         size = self.chunk or scheme.chunk
         return [slice(low, min(low + size, n)) for low in range(0, n, size)]
 
-    def _chunk(self, scheme: Scheme, x: Tensor, y: Any, verify: bool) -> Chunk:
+    def _chunk(self, scheme: Scheme, x: Tensor, y: Any, nats: Tensor, verify: bool) -> Chunk:
         raw = canonical(x, self.space).tobytes()
         if y is not None:
             raw += canonical(y, self.model.condition).tobytes()
-        data = scheme.encode(x, y).to_bytes()
+        data = scheme.encode(x, y, nats=nats).to_bytes()
         if len(data) < len(raw) and (not verify or self._comes_back(scheme, data, x, y)):
             return Chunk(Kind.MODEL, len(x), data)
         return Chunk(Kind.RAW, len(x), raw)
@@ -305,9 +306,6 @@ class Codec:
     def _initial(self, scheme: Scheme, x: Tensor, y: Any, part: slice) -> int:
         stack = scheme.encode(x[part], None if y is None else y[part])
         return 32 * stack.borrowed
-
-    def _nll_bits(self, x: Tensor, y: Any) -> int:
-        return round(float(-log_prob(self.model, x, y).nats.sum() / math.log(2)))
 
     def _header(self, archive: Archive) -> Header:
         header = header_of(archive)

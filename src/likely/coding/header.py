@@ -16,8 +16,8 @@ from likely.coding.errors import CorruptHeader, UnsupportedVersion
 from likely.space import AnySpace, Integers, to_json
 from likely.verbs import name_of
 
-CODER = "ans24"
-"""The coder and its tables: 24-bit frequencies on 64-bit states with 32-bit words."""
+CODER, GROWING = "ans24", "ans24-growing"
+"""The coder and its tables: 24-bit frequencies on 64-bit states with 32-bit words. The second is version 2's."""
 PROFILES = ("f64", "int")
 """Numeric profiles that this version knows. f64: the model in float64, its parameters rounded to 2^-8. int: a model
 whose every number on the way to a table is an integer that floats hold exactly, in whatever order they are added."""
@@ -124,7 +124,8 @@ def header_of(archive: Archive) -> Header | PicturesHeader:
     header = parsed(Header if archive.version == ROWS else PicturesHeader, archive.header)
     if not isinstance(header.space, Integers):
         raise CorruptHeader(f"its space is {header.space}; accepts Integers")
-    known = {"coder": (header.coding.coder, (CODER,)), "numeric profile": (header.numerics.profile, PROFILES)}
+    coders = (CODER if isinstance(header, Header) else GROWING,)
+    known = {"coder": (header.coding.coder, coders), "numeric profile": (header.numerics.profile, PROFILES)}
     for name, (value, accepted) in known.items():
         if value not in accepted:
             raise UnsupportedVersion(f"its {name} is {value!r}; this likely knows {', '.join(accepted)}")

@@ -29,6 +29,7 @@ from likely.coding.container import PICTURES, Archive, Kind, Source, Writer
 from likely.coding.errors import CorruptHeader, DecodeMismatch, UnsupportedVersion
 from likely.coding.guard import check_model, check_numerics, frozen
 from likely.coding.header import (
+    GROWING,
     Coding,
     Numerics,
     PicturesHeader,
@@ -100,7 +101,10 @@ class Pictures:
         self.hash, self.model, self.chunk = model_hash(model), frozen(model), chunk
         # the last bits of floats may depend on the shape of what a network sees: then all tiles have one
         multiple = 1 if numerics_of(model) == "int" else side
-        self.tiling, self.coding = Tiling(side=side, multiple=multiple), Coding(scheme="sequential", group=group)
+        self.tiling, self.coding = (
+            Tiling(side=side, multiple=multiple),
+            Coding(scheme="sequential", coder=GROWING, group=group),
+        )
         self._fingerprints: dict[tuple[Tiling, int], str] = {}
 
     def write(

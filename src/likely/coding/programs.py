@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from likely.coding.ans import Stack
-from likely.coding.tables import Ints, Listed, Located, Table, on_grid
+from likely.coding.growing import Growing
+from likely.coding.tables import GRID, Ints, Listed, Located, Table, on_grid
 from likely.observation import (
     Bernoulli,
     Categorical,
     Conditional,
     DiscretisedLogisticMixture,
+    LogisticsOnGrid,
 )
 from likely.space import Integers
 from likely.verbs import name_of
@@ -83,23 +85,31 @@ def tables(conditional: Conditional, known: Ints) -> Walk:
                 mixture = each.given(parameters, torch.from_numpy(known), c)
                 logits, mean, log_scale = (on_grid(part).swapaxes(1, 2).reshape(rows * sites, -1) for part in mixture)
                 yield slice(c, c + 1), Located(each.levels, logits, mean, log_scale, "logistic")
+        case LogisticsOnGrid():  # integers as they are: nothing is rounded here, nothing can round otherwise elsewhere
+            numbers = on_grid(parameters, GRID).swapaxes(1, 2).reshape(rows * sites, -1)
+            yield slice(None), Located(each.levels, *np.split(numbers, 3, 1), "logistic")
         case _:
             raise ValueError(f"{name_of(each)} gives densities; only integers have code lengths")
 
 
-def intervals(program: Program, values: list[Tensor], rows: int) -> list[Interval]:
-    """Start and frequency of every number of the first `rows` rows, group after group: pushed last to first."""
+def intervals(program: Program, values: list[Tensor], rows: int, nats: Tensor | None = None) -> list[Interval]:
+    """Start and frequency of every number of the first `rows` rows, group after group: pushed last to first.
+
+    log p of each row, by the distributions themselves, is added to `nats` (rows,).
+    """
     found: list[Interval] = []
     conditional = next(program)
     for number, each in enumerate(values, 1):
-        known = each[:rows].numpy().astype(np.int64)
-        found += looked_up(tables(_first(conditional, rows), known), known)
+        known, here = each[:rows].numpy().astype(np.int64), _first(conditional, rows)
+        found += looked_up(tables(here, known), known)
+        if nats is not None:
+            nats += here.observation.log_prob(here.parameters, each[:rows]).sum(1)
         if number < len(values):
             conditional = program.send(each)
     return found
 
 
-def popped(program: Program, stack: Stack, rows: int, size: int) -> Tensor:
+def popped(program: Program, stack: Stack | Growing, rows: int, size: int) -> Tensor:
     """What a program returns for values popped off a stack, its first `rows` rows of `size`."""
     conditional = next(program)
     while True:
@@ -117,7 +127,7 @@ def looked_up(walk: Walk, known: Ints) -> list[Interval]:
     return [table.interval(known[:, part].reshape(-1)) for part, table in walk]
 
 
-def pop_into(known: Ints, walk: Walk, stack: Stack) -> None:
+def pop_into(known: Ints, walk: Walk, stack: Stack | Growing) -> None:
     """Fill `known` (B, C, ...), which the walk reads as it goes, with what is popped off a stack."""
     for part, table in walk:
         known[:, part] = stack.pop(table).reshape(len(known), -1, *known.shape[2:])

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from likely.coding.ans import Stack
 from likely.coding.container import Chunk, Kind
 from likely.coding.errors import CorruptChunk
+from likely.coding.growing import Growing
 from likely.coding.header import Tiling
 from likely.coding.programs import intervals, popped
-from likely.coding.schemes import bits_of, lanes_for
+from likely.coding.schemes import bits_of
 from likely.space import Integers
 
 Pixels = NDArray[np.uint8]
@@ -90,7 +91,7 @@ class Tiles:
             flat = np.frombuffer(data, np.uint8)
             return [flat[a:b].reshape(e) for a, b, e in zip(ends[:-1], ends[1:], extents, strict=True)]
         try:
-            stack = Stack.from_bytes(data[4:])
+            stack = Growing.from_bytes(data[4:], sum(math.prod(self.filled(extent)) for extent in extents))
             tiles = self.decode(stack, extents, extra)
         except ValueError as error:  # bytes that are no stack, a stack that ends too early
             raise CorruptChunk(number, str(error)) from error
@@ -103,7 +104,7 @@ class Tiles:
             raise CorruptChunk(number, "its pixels are not those that went in")
         return tiles
 
-    def encode(self, tiles: list[Pixels]) -> Stack:
+    def encode(self, tiles: list[Pixels]) -> Growing:
         """A stack with all tiles, batch after batch: the first is pushed last."""
         batches = self._batches([tile.shape for tile in tiles])
         total, stack = sum(math.prod(shape) * len(of) for shape, of in batches), None
@@ -112,13 +113,12 @@ class Tiles:
             model = self.at(shape)
             found = intervals(model.factors(len(of)), model.factor_values(x), len(of))
             if stack is None:
-                bits = bits_of(found) * total / x.numel()
-                stack = Stack(lanes_for(bits, max(len(start) for start, _ in found)))
+                stack = Growing.of(bits_of(found) * total / x.numel())
             for interval in reversed(found):
                 stack.push(*interval)
-        return stack or Stack()
+        return stack or Growing()
 
-    def decode(self, stack: Stack, extents: Sequence[Shape], extra: int = 0) -> list[Pixels]:
+    def decode(self, stack: Stack | Growing, extents: Sequence[Shape], extra: int = 0) -> list[Pixels]:
         """Tiles off a stack."""
         tiles: list[Pixels] = [np.empty(0, np.uint8)] * len(extents)
         for shape, of in self._batches(extents):

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import gradio as gr
 
-from likely.studio import ask, look
+from likely.studio import ask, compare, complete, look, make, runs, train
 from likely.studio.desk import Desk
 from likely.studio.shelf import Shelf
 
-TABS = (("Ask", "ask", ask),)
+TABS = (
+    ("Ask", "ask", ask),
+    ("Make", "make", make),
+    ("Complete", "complete", complete),
+    ("Compare", "compare", compare),
+    ("Runs", "runs", runs),
+    ("Train", "train", train),
+)
 
 
 def build(roots: list[Path]) -> gr.Blocks:

@@ -73,7 +73,7 @@ def nearest(loaded: Loaded, x: torch.Tensor) -> str:
         name = "" if train.y is None or not loaded.classes else f"{loaded.classes[int(train.y[i])]}, "
         figures.append(pieces.figure(train.x[i], loaded.space, f"training example {i}", f"{name}{distance:.2f} away"))
     note = "The nearest in pixels, and how far a pixel is off on the whole (root mean square, in grey levels)."
-    return pieces.section("The nearest training examples", pieces.strip(figures), note)
+    return pieces.section("The nearest training examples", pieces.strip(figures, "six"), note)
 
 
 def _tiles(loaded: Loaded, found: Decisions | Standings) -> list[str]:
@@ -107,7 +107,7 @@ def _likely(reading: LogProb, loaded: Loaded) -> str:
     worth = {Kind.EXACT: "Exact", Kind.BOUND: "A bound: at most so many", Kind.ESTIMATE: "An estimate"}[reading.kind]
     share = loaded.share_below(value)
     return pieces.tile(
-        f"{reading.kind.of_bits} {value:.2f}".removeprefix("= "),
+        f"{charts.sign(reading.kind.of_bits)}{value:.2f}",
         "bits per pixel, -log2 p(x)",
         f"{worth}. {share:.0%} of the training pictures need fewer.",
     )
@@ -180,10 +180,7 @@ def verdicts(loaded: Loaded, x: torch.Tensor, names: list[str], told: Told = unt
 
 def tab(desk: Desk) -> None:
     """Build the tab and say what its events do."""
-    hidden = {"visible": True, "elem_classes": "lk-off", "show_label": False, "container": False}
-    pixels = gr.Textbox(elem_id="ask-pixels", **hidden)
-    index = gr.Textbox(elem_id="ask-index", **hidden)
-    row = gr.Textbox(elem_id="ask-row", **hidden)
+    pixels, index, row = (look.field(f"ask-{name}") for name in ("pixels", "index", "row"))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
             pad = look.html()
@@ -192,8 +189,8 @@ def tab(desk: Desk) -> None:
             invert = gr.Checkbox(label="Negative")
             given = gr.Dropdown([], label="Given the class", visible=False)
             with gr.Row():
-                go = gr.Button("Ask", variant="primary")
-                stop = gr.Button("Stop")
+                go = gr.Button("Ask", variant="primary", elem_id="ask-go")
+                stop = gr.Button("Stop", elem_id="ask-stop")
             look.html('<p class="lk-note">Paint on it, or choose a picture it has never seen:</p>')
             choices = look.html()
             files = gr.File(
@@ -239,7 +236,8 @@ def tab(desk: Desk) -> None:
             said += verdicts(loaded, x, names, told)
         return pieces.pad(x[0], loaded.space, "ask-pixels"), pieces.packed(x[0]), gr.Markdown(said, visible=bool(said))
 
-    asked = [desk.model, pixels, turn, blur, invert, given]
+    desk.picture = (pixels, turn, blur, invert, given)
+    asked = [desk.model, *desk.picture]
     last: dict[str, Any] = {"trigger_mode": "always_last", "show_progress_on": [out], **QUEUE}
     again = {"fn": desk.asks(ask), "inputs": asked, "outputs": [out]}
     for chosen in (desk.model.change, desk.load):

@@ -20,11 +20,16 @@ QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api
 
 @dataclass
 class Desk:
-    """The studio's models and the one that works on them; `model` is the page's choice of a run, `load` its event of opening."""
+    """The studio's models and the one who works on them.
+
+    `model` is the page's choice of a run, `load` the event of its opening, `picture` what the tab Ask is about: pixels,
+    turn, blur, negative, class.
+    """
 
     shelf: Shelf
     model: Any = None
     load: Any = None
+    picture: Any = ()
 
     def __post_init__(self) -> None:
         self._working: str | None = None

@@ -59,7 +59,7 @@ def theme() -> gr.themes.Base:
     values |= {f"{name}_dark": dark for name, (_, dark) in colours.items()}
     base = gr.themes.Base(font=FONT, font_mono=MONO, radius_size="md", spacing_size="md", text_size="md")
     flat = {"block_shadow": "none", "block_label_shadow": "none", "button_primary_shadow": "none"}
-    return base.set(**values, **flat, color_accent=ACCENT, block_border_width="1px")
+    return base.set(**values, **flat, color_accent=ACCENT, block_border_width="1px", input_border_width="1px")
 
 
 def css() -> str:
@@ -82,3 +82,8 @@ def html(value: str = "", **options: Any) -> gr.Markdown:
     `gr.HTML` would do, but runs its templates through eval, which the page's policy forbids.
     """
     return gr.Markdown(value.replace("\n", " "), sanitize_html=False, latex_delimiters=[], container=False, **options)
+
+
+def field(name: str) -> gr.Textbox:
+    """A field that only the page's script writes to, out of sight."""
+    return gr.Textbox(elem_id=name, elem_classes="lk-off", show_label=False, container=False, lines=1)

@@ -65,14 +65,15 @@ def hint(text: str) -> str:
     return f'<p class="lk-hint">{escape(text)}</p>'
 
 
-def pad(x: Tensor, space: Integers, target: str, mode: str = "paint") -> str:
-    """A picture to paint on (or, with mode "rub", to rub out from), which writes to the hidden field `target`."""
+def pad(x: Tensor, space: Integers, target: str, hidden: Tensor | None = None) -> str:
+    """A picture to paint on or, with the pixels `hidden` (H, W) bool, to rub out from. What is done to it goes to the
+    field `target`: pixels, or which of them are hidden, as bytes in base64."""
     grey = len(space.shape) == 2 or space.shape[0] == 1
     channels, (height, width) = 1 if grey else 3, space.shape[-2:]
-    return (
-        f'<div class="lk-pad" data-target="{target}" data-mode="{mode}" data-levels="{space.levels}" '
-        f'data-channels="{channels}" data-height="{height}" data-width="{width}" data-pixels="{packed(x)}"></div>'
-    )
+    data = {"target": target, "levels": space.levels, "channels": channels, "height": height, "width": width}
+    data |= {"pixels": packed(x)} | ({} if hidden is None else {"rub": "", "hidden": packed(hidden)})
+    attributes = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in data.items())
+    return f'<div class="lk-pad" {attributes}></div>'
 
 
 def packed(x: Tensor) -> str:
@@ -84,18 +85,31 @@ def packed(x: Tensor) -> str:
 
 def unpacked(text: str, space: Integers) -> Tensor:
     """One value (1, *shape) of the space from what a pad wrote; `ValueError` for anything else."""
+    return space.check(_bytes(text, space.dims).reshape(1, *space.shape), "the painted picture")
+
+
+def unhidden(text: str, space: Integers) -> Tensor:
+    """Which pixels are still seen, (H, W) bool, from what a pad to rub out wrote; all where it wrote nothing."""
     import torch
 
-    if len(text) > 4 * (space.dims + 2) // 3 + 4:
-        raise ValueError(f"the painted picture is larger than the model's {space}")
+    height, width = space.shape[-2:]
+    if not text:
+        return torch.ones(height, width, dtype=torch.bool)
+    return _bytes(text, height * width).reshape(height, width) == 0
+
+
+def _bytes(text: str, count: int) -> Tensor:
+    import torch
+
+    if len(text) > 4 * (count + 2) // 3 + 4:
+        raise ValueError(f"the painted picture is larger than {count} values, those of the model; choose one again")
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError as error:
         raise ValueError("the painted picture cannot be read; choose one again") from error
-    if len(data) != space.dims:
-        raise ValueError(f"the painted picture has {len(data)} values, the model's has {space.dims}; choose one again")
-    x = torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(1, *space.shape)
-    return space.check(x, "the painted picture")
+    if len(data) != count:
+        raise ValueError(f"the painted picture has {len(data)} values, the model's has {count}; choose one again")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def buttons(target: str, labelled: Iterable[tuple[str, str, str]], kind: str = "lk-thumbs") -> str:

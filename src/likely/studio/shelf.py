@@ -22,11 +22,11 @@ from likely.tasks.neighbours import Neighbours
 from likely.tasks.pictures import is_picture
 from likely.tasks.standing import Calibration, Histogram, calibrate, histogram
 from likely.train import load_model
-from likely.verbs import Bounded, Estimated, Exact, Joint, JointBound, Unnormalised, Weighted, has
+from likely.verbs import Bounded, Estimated, Exact, Joint, JointBound, Unnormalised, Weighted, has, takes_y
 
 KEPT = 3
 """Models in memory at once; the one not asked for longest goes first."""
-HELD_OUT = 400
+HELD_OUT = 256
 """Held-out rows that calibrate, and training rows in the histogram."""
 DRAWS = 4
 """Draws a row of noisy readings."""
@@ -54,6 +54,8 @@ class Loaded:
         self._readings: dict[str, LogProb] = {}
         self._neighbours: Neighbours | None = None
         self._codec: Codec | None = None
+        self.axes: Any = None
+        """Directions among its codes, where somebody asked for them."""
 
     @property
     def space(self) -> Any:
@@ -79,6 +81,11 @@ class Loaded:
     def needs_y(self) -> bool:
         """Whether it is about p(x given y) alone."""
         return self.model.condition is not None and not self.joint
+
+    @property
+    def given_y(self) -> bool:
+        """Whether its draws can be of a class."""
+        return takes_y(self.model)
 
     @property
     def k(self) -> int | None:

@@ -7,6 +7,7 @@
     const proto = field.tagName === "TEXTAREA" ? HTMLTextAreaElement : HTMLInputElement;
     Object.getOwnPropertyDescriptor(proto.prototype, "value").set.call(field, value);
     field.dispatchEvent(new Event("input", { bubbles: true }));
+    field.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true, key: "a" })); // what gradio tells "input" by
   };
   const element = (name, attributes, text) => {
     const made = document.createElement(name);
@@ -16,12 +17,12 @@
   };
 
   const setup = (pad) => {
-    const { target, mode } = pad.dataset;
+    const { target } = pad.dataset;
     const [levels, channels, height, width] = ["levels", "channels", "height", "width"].map((k) => Number(pad.dataset[k]));
     const area = height * width, top = levels - 1;
     const pixels = Uint8Array.from(atob(pad.dataset.pixels), (c) => c.charCodeAt(0));
-    const hidden = new Uint8Array(area);
-    const rub = mode === "rub";
+    const rub = "rub" in pad.dataset;
+    const hidden = rub ? Uint8Array.from(atob(pad.dataset.hidden), (c) => c.charCodeAt(0)) : new Uint8Array(area);
     let tool = rub ? "rub" : "ink", size = Math.max(1, Math.round(Math.min(height, width) / 14)), colour = [top, top, top];
     let cursor = [Math.floor(height / 2), Math.floor(width / 2)], focused = false, drawing = false, timer = 0;
 
