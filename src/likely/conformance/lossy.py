@@ -105,4 +105,3 @@ def _rising(model: Any, x: Tensor, state: str) -> None:
         raise Failed(f"bits at rising rates are {', '.join(f'{b:.1f}' for b in bits)} ({state}); accepts rising ones")
     if any(b > a for a, b in zip(error, error[1:], strict=False)):
         raise Failed(f"squared errors at rising rates are {', '.join(f'{e:.2f}' for e in error)}; accepts falling ones")
-
