@@ -26,6 +26,7 @@ from likely.cli.common import (
     unwritten,
 )
 from likely.cli.field import compress_field, decompress_field
+from likely.cli.lossy import compress_lossy, decompress_lossy
 
 
 def sample(
@@ -238,6 +239,7 @@ def compress(
     out: Annotated[Path | None, arg(metavar="PATH", aliases=("-o",))] = None,
     split: Split = "test",
     limit: Count = None,
+    rate: float | None = None,
     field: Annotated[Path | None, arg(metavar="PICTURE")] = None,
     lam: float = 1e-3,
     steps: int = 2000,
@@ -256,6 +258,8 @@ def compress(
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         out: The file; a new INPUTS.lkz by default.
         limit: Compress the first rows only.
+        rate: Of a lossy model (hyperprior), for pictures of any sizes: 1 for the smallest files, 2, 3, ... for better
+            ones, or between; the middle one by default.
         field: Lossy, and without a model: fit a neural field to this one picture, which takes minutes. Ctrl-C ends the
             fitting early, and the file holds what was reached; before the first step nothing is written.
         lam: With --field: MSE + lam bits/pixels is made small, 0.01 for small files, 0.0001 for good ones.
@@ -267,6 +271,7 @@ def compress(
     from likely.tasks.learn import classes_of
     from likely.terminal import Stage, give, say
     from likely.train import Ledger, load_model
+    from likely.verbs import Lossy, has, name_of
 
     unwritten(force, out)
     if limit is not None and limit < 1:
@@ -277,7 +282,12 @@ def compress(
         return compress_field(field, out, lam, steps, seed, json)
     if run is None:
         raise ValueError("run is missing; give the run folder of a model, or --field PICTURE, which needs none")
-    codec = Codec(load_model(run))
+    model = load_model(run)
+    if has(model, Lossy):
+        return compress_lossy(run, model, inputs, out, split, limit, rate, json)
+    if rate is not None:
+        raise ValueError(f"rate is {rate}, but {name_of(model)} is no lossy model: what it codes comes back as it was")
+    codec = Codec(model)
     found = gather(inputs or data_of(run, None), codec.model, split=split, limit=limit, classes=classes_of(run))
     for name, why in found.refused.items():
         say(f"left out: {why if name in why else f'{name}: {why}'}")
@@ -321,9 +331,11 @@ def decompress(
         raise ValueError(f"out is {folder}, which is not empty; choose another folder, or --force to write into it")
     blob = archive.read_bytes()
     record = look(blob)
-    if record.get("lossy"):
+    if record.get("lossy") and "model" not in record["header"]:
         return decompress_field(blob, archive, folder, json)
     found, model = model_for(blob, run)
+    if record.get("lossy"):
+        return decompress_lossy(blob, record["rows"], folder, found, model, json)
     with Stage("decompressing", record["rows"]) as stage:
         rows, paths = restore(Codec(model), blob, folder, stage.advance)
     told = {"rows": len(rows.x), "out": str(folder), "files": len(paths), "run": str(found)}

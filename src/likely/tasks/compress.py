@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from likely.coding import Codec, CodecError, ModelMismatch, Rows, container
+from likely.coding import Codec, CodecError, ModelMismatch, Rows, container, lossy
 from likely.coding.choice import coded
 from likely.coding.codec import write_npz
 from likely.coding.container import Archive, Kind
@@ -150,28 +150,28 @@ def decompress(
     if names is None:
         out.mkdir(parents=True, exist_ok=True)
         return rows, [write_npz(out / "x.npz", rows, codec.space)]
-    targets = _targets(names, len(rows.x), out)
-    for i, target in enumerate(targets):
+    paths = targets(names, len(rows.x), out)
+    for i, target in enumerate(paths):
         target.parent.mkdir(parents=True, exist_ok=True)
         replace(target, png(canonical(rows.x[i], codec.space)))
-    return rows, targets
+    return rows, paths
 
 
-def _targets(names: Any, count: int, out: Path) -> list[Path]:
+def targets(names: Any, count: int, out: Path) -> list[Path]:
     """Where the pictures go: below `out`, whatever the names say."""
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise CodecError(f"its notes do not name its {count} pictures")
-    targets = []
+    found = []
     for name in names:
         parts = PurePosixPath(name).parts
         bad = not parts or name.startswith("/") or any(part in ("..", ".") for part in parts)
         if bad or any(sign in name for sign in '\\:*?"<>|') or not name.isprintable():
             raise CodecError(f"it names a picture {name!r}; accepts names within a folder")
         last = parts[-1] if parts[-1].lower().endswith(".png") else f"{parts[-1]}.png"
-        targets.append(out.joinpath(*parts[:-1], last))
-    if len(set(targets)) < count:
+        found.append(out.joinpath(*parts[:-1], last))
+    if len(set(found)) < count:
         raise CodecError("it gives two pictures one name")
-    return targets
+    return found
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -189,6 +189,8 @@ def describe(blob: bytes) -> dict[str, Any]:
     archive = container.read(blob)
     if field_file.is_field(archive):
         return field_file.describe(archive)
+    if lossy.is_lossy(archive):
+        return lossy.describe(archive)
     header = header_of(archive)
     for number in range(len(archive.entries)):
         archive.chunk(number)
@@ -216,7 +218,7 @@ def _short(archive: Archive) -> dict[str, Any]:
 def sentence(record: dict[str, Any]) -> str:
     """`describe` in words."""
     if record.get("lossy"):
-        return field_sentence(record)
+        return lossy.sentence(record) if "model" in record["header"] else field_sentence(record)
     header, kinds = record["header"], record["chunks"]
     model, space = header["model"], json.dumps(header["space"]["shape"])
     says = f"; the model says {record['model_bits_per_dim']:.4f}" if "model_bits_per_dim" in record else ""
@@ -249,7 +251,8 @@ def model_for(blob: bytes, run: Path | None, places: Path = Path("runs")) -> tup
 
     Raises `ModelMismatch` where `run` is another model, or where none of the folders has it.
     """
-    need = header_of(container.read(blob))
+    archive = container.read(blob)
+    need = lossy.opened(archive)[0] if lossy.is_lossy(archive) else header_of(archive)
     if run is not None:
         return run, load_model(run)
     seen = 0
