@@ -11,7 +11,8 @@ from likely.coding.errors import (
     NumericsMismatch,
     UnsupportedVersion,
 )
-from likely.coding.pictures import Band, Opened, Picture, Pictures
+from likely.coding.opened import Band, Opened
+from likely.coding.pictures import Picture, Pictures
 
 __all__ = [
     "Band",
