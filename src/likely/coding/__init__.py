@@ -11,6 +11,7 @@ from likely.coding.errors import (
     NumericsMismatch,
     UnsupportedVersion,
 )
+from likely.coding.lossy import Decoded, LossyCodec
 from likely.coding.opened import Band, Opened
 from likely.coding.pictures import Picture, Pictures
 
@@ -21,6 +22,8 @@ __all__ = [
     "CorruptChunk",
     "CorruptHeader",
     "DecodeMismatch",
+    "Decoded",
+    "LossyCodec",
     "ModelMismatch",
     "NotACodecFile",
     "NumericsMismatch",

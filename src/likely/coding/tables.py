@@ -126,24 +126,24 @@ class Listed(Table):
 class Chosen(Table):
     """Rows `index` (N,) of a `Listed` table that was made once: for many symbols from few distributions."""
 
-    def __init__(self, listed: Listed, index: Ints, plain: dict[int, list[int]] | None = None) -> None:
-        self.listed, self.index, self.size = listed, index, listed.size
+    def __init__(self, source: Listed, index: Ints, plain: dict[int, list[int]] | None = None) -> None:
+        self.source, self.index, self.size = source, index, source.size
         self._plain = {} if plain is None else plain
 
     def __len__(self) -> int:
         return len(self.index)
 
     def rows(self, part: slice) -> Chosen:
-        return Chosen(self.listed, self.index[part], self._plain)
+        return Chosen(self.source, self.index[part], self._plain)
 
     def below(self, symbol: Ints) -> Ints:
-        return self.listed.cumulative[self.index[:, None], symbol]
+        return self.source.cumulative[self.index[:, None], symbol]
 
     def lists(self) -> list[list[int]]:
         """The cumulative sums as plain integers; the lists are shared, and kept in the dictionary `plain`."""
         rows = self.index.tolist()
         for row in set(rows).difference(self._plain):
-            self._plain[row] = self.listed.cumulative[row].tolist()
+            self._plain[row] = self.source.cumulative[row].tolist()
         return [self._plain[row] for row in rows]
 
 

@@ -345,7 +345,10 @@ def _failures(card: dict[str, Any]) -> list[dict[str, Any]]:
         say(f"the conformance suite's promise {name} is broken", failed)
     calibration = uses["decide"].get("calibration", {})
     if (calibration.get("value") or {}).get("rms_debiased", 0) > 0.05:
-        say(f"it is surer than right, or less: calibration error {calibration['value']['root']:.3f}", calibration)
+        say(
+            f"it is surer than right, or less: calibration error {calibration['value']['rms_debiased']:.3f}",
+            calibration,
+        )
     stored = uses["compress"].get("stored_raw", {})
     if stored.get("value"):
         say(f"{stored['value']} chunks of rows did not become smaller by its code and were stored as they are", stored)

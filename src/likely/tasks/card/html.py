@@ -111,7 +111,8 @@ def _shown(card: dict[str, Any]) -> str:
     settings = card["samples"]["settings"]["value"]
     names = card["provenance"]["classes"].get("value") or []
     if shown["as"] == "png":
-        labels = settings["y"] or [None] * len(shown["values"])
+        classes = settings["y"] and isinstance(settings["y"][0], int)
+        labels = settings["y"] if classes else [None] * len(shown["values"])
         cells = []
         for i, (text, label) in enumerate(zip(shown["values"], labels, strict=False)):
             told = "" if label is None else str(names[label]) if label < len(names) else str(label)

@@ -142,7 +142,7 @@ def _samples(samples: dict[str, Any], t: Teller) -> Section:
     rows = [
         ("seed", t.cell(samples["seed"], str)),
         ("drawn", t.cell(settings, _how)),
-        ("asked for", t.cell(settings, lambda v: "nothing" if v["y"] is None else "every class in turn")),
+        ("asked for", t.cell(settings, _conditions)),
         ("SHA-256 of all hashes", t.cell(samples["sha256_all"])),
         ("seconds for all", t.cell(samples["seconds"], seconds)),
     ]
@@ -283,9 +283,9 @@ def _denoise(use: dict[str, Any], t: Teller) -> Cell:
 
 
 def _conformance(use: dict[str, Any], t: Teller) -> Cell:
-    count = {status: len(use[status].get("value") or ()) for status in ("passed", "failed", "skipped")}
+    count = {status: len(use[status].get("value") or ()) for status in ("passed", "failed", "unsure", "skipped")}
     tone = "bad" if count["failed"] else "good"
-    return t.cell(use["outcomes"], lambda _: ", ".join(f"{n} {status}" for status, n in count.items()), tone)
+    return t.cell(use["outcomes"], lambda _: ", ".join(f"{n} {status}" for status, n in count.items() if n), tone)
 
 
 def _details(uses: dict[str, Any], t: Teller) -> list[Section]:
@@ -302,7 +302,7 @@ def _details(uses: dict[str, Any], t: Teller) -> list[Section]:
         found.append(Section("strangers", "Strangers, score by score", lead, [], ["set", *methods], rows))
     outcomes = uses["conformance"].get("outcomes", {})
     if "value" in outcomes:
-        tones = {"passed": "good", "failed": "bad", "skipped": "soft"}
+        tones = {"passed": "good", "failed": "bad", "unsure": "soft", "skipped": "soft"}
         rows = [
             [Cell(o["id"]), Cell(o["status"], (), tones[o["status"]]), Cell(f"{o['title']}: {o['detail']}")]
             for o in outcomes["value"]
@@ -346,6 +346,12 @@ def _provenance(p: dict[str, Any], t: Teller) -> Section:
 
 def _how(settings: dict[str, Any]) -> str:
     return "as the model does" if settings["sampler"] is None else _pairs(settings["sampler"])
+
+
+def _conditions(settings: dict[str, Any]) -> str:
+    if settings["y"] is None:
+        return "nothing"
+    return "every class in turn" if isinstance(settings["y"][0], int) else "rows of its condition, always the same"
 
 
 def _code(code: dict[str, Any]) -> str:
