@@ -12,7 +12,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Pyramid(FamilyConfig):
-    """An image of any size, coarse to fine: three groups of pixels a level, each given all before by integer networks."""
+    """Images of any size, coarse to fine: three groups of pixels a level, each given all before by integer networks."""
 
     family: Literal["pyramid"] = "pyramid"
 
@@ -22,11 +22,11 @@ class Pyramid(FamilyConfig):
     hidden: Annotated[int, Field(ge=1, le=8)] = 2
     """Hidden layers of each network."""
 
-    components: Annotated[int, Field(ge=1, le=32)] = 4
+    components: Annotated[int, Field(ge=1, le=32)] = 3
     """Logistics in the mixture of each number."""
 
 
 PRESETS: dict[str, Pyramid] = {
     "default": Pyramid(),
-    "small": Pyramid(width=32, hidden=1, components=3),
+    "small": Pyramid(width=32, hidden=1),
 }
