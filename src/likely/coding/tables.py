@@ -72,7 +72,7 @@ class Table(ABC):
         start, end = self.below(np.stack([symbol, symbol + 1], 1)).T
         return start, end - start
 
-    def listed(self) -> Listed:
+    def in_full(self) -> Listed:
         """The same, with every frequency written down."""
         return Listed(self.below(np.broadcast_to(np.arange(self.size + 1), (len(self), self.size + 1))))
 

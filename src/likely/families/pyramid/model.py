@@ -135,10 +135,11 @@ class PyramidModel(nn.Module):
         for level in reversed(range(levels)):
             size = sizes(*self.space.shape[1:])[level]
             canvas = doubled(canvas, size)
+            missed = torch.zeros_like(canvas)
             for group, first in enumerate(STARTS):
                 if size[0] <= first[0] or size[1] <= first[1]:  # one row or column has no odd ones
                     continue
-                around = Surroundings(canvas, level, group, self.space.levels)
+                around = Surroundings(canvas, missed, level, group, self.space.levels)
                 for c in range(len(canvas)):
                     around.fill(c, (yield self._group(around, c, whole)))
         return self._ordered(canvas.transpose(0, 1)).long()

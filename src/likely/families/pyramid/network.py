@@ -77,9 +77,9 @@ class _Activation(torch.autograd.Function):
         return a
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (a,) = ctx.saved_tensors
-        return grad * ((a > 0) & (a < TOP)) / _WEIGHT
+        return grads[0] * ((a > 0) & (a < TOP)) / _WEIGHT
 
 
 def _grid(value: Tensor, units: int, most: int) -> Tensor:
