@@ -5,10 +5,10 @@ folder of the data. A model that is not in build/compression/CASE is trained the
 seconds of its case, with the number of steps set from the speed of the first ones.
 
 Each file is written by one process and read by another, which compares what it finds with the data; both say how
-long they took on one thread, and how much memory at most. The first does not read again what it writes, as a codec does
-by default (`verify`): the second does, and a user who leaves `verify` on waits for both. Beside each figure stands what
-it should be (`AIMS`); a miss is said, and ends the script with status 1. The case "anchors" has everyday codecs on the
-same pictures, all in one mosaic, the fair form for them, or a file an image; each decoded and compared.
+long they took on one thread, and how much memory at most. Writing includes reading everything again, as it does for
+users: a file that was not decoded is none. Beside each figure stands what it should be (`AIMS`); a miss is said, and
+ends the script with status 1. The case "anchors" has everyday codecs on the same pictures, all in one mosaic, the fair
+form for them, or a file an image; each decoded and compared.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def encode(run: str, rows: str, file: str) -> dict[str, Any]:
     """In a process of its own: rows (.npy) to a file."""
     x, codec = _loaded(run, rows)
     began = _clock()
-    Path(file).write_bytes(codec.compress(x, verify=False))
+    Path(file).write_bytes(codec.compress(x))
     return _took(began)
 
 
