@@ -61,8 +61,8 @@ def _missed(row: dict[str, Any], name: str) -> str:
 
 def _single(row: dict[str, Any]) -> str:
     return (
-        f"A file an image ({row['files']} files, {row['family']}, {row['scheme']}): {row['bits_per_dim']:.3f} bits/dim. "
-        f"Of them {row['payload_bits_per_dim']:.3f} are payload, {row['overhead']:.1%} over the bound of "
+        f"A file an image ({row['files']} files, {row['family']}, {row['scheme']}): {row['bits_per_dim']:.3f} "
+        f"bits/dim. Of them {row['payload_bits_per_dim']:.3f} are payload, {row['overhead']:.1%} over the bound of "
         f"{row['model_bits_per_dim']:.3f}, and the rest is {row['container_bytes']} bytes of header and index each."
     )
 
