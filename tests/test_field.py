@@ -327,6 +327,14 @@ def test_damage_behind_a_right_checksum_is_noticed(blob: bytes) -> None:
     assert CorruptChunk in seen
 
 
+def test_a_word_below_the_bottom_is_noticed(blob: bytes) -> None:
+    """Everything decodes, and something is left."""
+    data = container.read(blob).chunk(0)
+    bottom = 2 + 2 * 5 + 2 + 8
+    with pytest.raises(CorruptChunk, match="does not end where it began"):
+        unpack(data[:bottom] + b"\1\2\3\4" + data[bottom:], (3, 21, 26))
+
+
 def test_only_the_hash_sees_another_weight(blob: bytes) -> None:
     archive = container.read(blob)
     grids, weights, _ = unpack(archive.chunk(0), (3, 21, 26))

@@ -294,7 +294,7 @@ def encode(model: Any, x: Tensor, rate: float) -> tuple[Stack, Tensor, float]:
         centre, table = tables(given)
         k = (value - centre).round().clamp(-HALF, HALF - 1)
         found.append(table.interval(k.numpy().astype(np.int64).reshape(-1) + HALF))
-        bits -= float(given.log_mass(k + given.centre).sum()) / math.log(2)
+        bits -= float(given.log_mass(k + centre).sum()) / math.log(2)
         try:
             given = program.send(k + centre)
         except StopIteration as end:
@@ -404,7 +404,24 @@ def describe(archive: Archive) -> Figures:
         "coded_bits_per_pixel": 8 * coded / pixels,
         "container_bytes": size - coded,
         "checksums": "all right",
-        "pictures": [each.model_dump(mode="json") for each in contents.pictures[:8]],
+        "inside": [each.model_dump(mode="json") for each in contents.pictures[:8]],
         "names": None if contents.names is None else contents.names[:8],
         "header": header.to_json(),
     }
+
+
+def sentence(record: dict[str, Any]) -> str:
+    """`describe` in words."""
+    model = record["header"]["model"]
+    near = "exactly as they were" if record["psnr"] is None else f"PSNR {record['psnr']:.2f} dB"
+    like = "" if record["ms_ssim"] is None else f", MS-SSIM {record['ms_ssim']:.4f}"
+    raw = f"; {record['stored']} of them stored as they were" if record["stored"] else ""
+    what = "1 picture" if record["rows"] == 1 else f"{record['rows']} pictures"
+    mean = " (means)" if record["rows"] > 1 else ""
+    return (
+        f"lossy, rate {record['rate']:g}: {what} in {record['bytes']:,} bytes (raw {record['raw_bytes']:,}): "
+        f"{record['bits_per_pixel']:.4f} bits/pixel, {near}{like}{mean} as decoded{raw}\n"
+        f"model {model['family']} {model['sha256']}, {record['coded_bits_per_pixel']:.4f} bits/pixel of latents (the "
+        f"model says {record['model_bits_per_pixel']:.4f}) and {record['container_bytes']} bytes of header and index; "
+        f"checksums all right"
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from likely.coding.ans import Stack
 from likely.coding.growing import Growing
-from likely.coding.tables import GRID, Ints, Listed, Located, Table, on_grid
+from likely.coding.tables import GRID, Ints, Located, Table, Weighed, on_grid
 from likely.observation import (
     Bernoulli,
     Categorical,
@@ -76,10 +76,10 @@ def tables(conditional: Conditional, known: Ints) -> Walk:
     match each:
         case Bernoulli():
             logit = on_grid(parameters).reshape(-1)
-            yield slice(None), Listed.from_logits(np.stack([np.zeros_like(logit), logit], 1))
+            yield slice(None), Weighed.from_logits(np.stack([np.zeros_like(logit), logit], 1))
         case Categorical():
             logits = on_grid(parameters).reshape(rows, channels, each.levels, sites)
-            yield slice(None), Listed.from_logits(logits.swapaxes(2, 3).reshape(-1, each.levels))
+            yield slice(None), Weighed.from_logits(logits.swapaxes(2, 3).reshape(-1, each.levels))
         case DiscretisedLogisticMixture():
             for c in range(channels):
                 mixture = each.given(parameters, torch.from_numpy(known), c)
