@@ -17,7 +17,7 @@ import math
 import time
 from pathlib import Path
 
-import timing  # first: it sets the number of threads
+import timing  # noqa: F401 - first: it sets the number of threads
 import numpy as np
 import torch
 from PIL import Image
@@ -60,7 +60,7 @@ class Data:
         self.odds = {"colour": size(self.colour), "grey": size(self.grey)}
 
     def batch(self, step: int, pixels: int) -> torch.Tensor:
-        """(n, C, H, W), C = 1 for a grey batch: in turns of eight, three of small images and four of crops, one grey."""
+        """(n, C, H, W), C = 1 for a grey batch: of eight batches three of small images, one grey."""
         noise = Noise(step, 1)
         kind = "small" if step % 8 in (0, 3, 6) else "grey" if step % 8 == 5 else "colour"
         if kind == "small":
@@ -93,37 +93,46 @@ def judged(model: torch.nn.Module, held: dict[str, torch.Tensor]) -> dict[str, f
     return found
 
 
-def train(model: torch.nn.Module, data: Data, minutes: float, lr: float, pixels: int, every: float) -> None:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    start, step, said = time.process_time(), 0, 0.0
+def train(model: torch.nn.Module, data: Data, given: argparse.Namespace) -> None:
+    """Adam until the CPU minutes or those of the clock are over, whichever comes first; the rate falls by the same."""
+    lr, minutes, wall = given.lr, given.minutes, given.wall
+    optimiser = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99))
+    start, clock, step, said = time.process_time(), time.perf_counter(), 0, 0.0
     while True:
-        spent = (time.process_time() - start) / (60 * minutes)
+        cpu, passed = (time.process_time() - start) / 60, (time.perf_counter() - clock) / 60
+        spent = max(cpu / minutes, passed / wall)
         if spent >= 1:
             break
         rate = lr * min(1.0, step / 50) * (0.5 + 0.5 * math.cos(math.pi * spent))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        x = data.batch(step, pixels)
+        x = data.batch(step, given.pixels)
         part = model.at(Integers(tuple(x.shape[1:]), 256))
         model.train()
-        loss = part.loss(x, noise=Noise(step, len(x))) / part.space.dims
+        # three levels hold 63 of 64 pixels
+        loss = part.loss_of_finest(x, 3) if step % 4 else part.loss(x, noise=Noise(step, len(x)))
+        loss = loss / part.space.dims
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
-        if spent * minutes >= said:
-            said += every
-            line = {"step": step, "minutes": round(spent * minutes, 2), "loss": round(loss.item() / math.log(2), 4)}
+        if passed >= said:
+            said += given.every
+            line = {"step": step, "cpu": round(cpu, 2), "wall": round(passed, 2)}
             print(json.dumps(line | {k: round(v, 4) for k, v in judged(model, data.held).items()}), flush=True)
+            if given.out:
+                given.out.unlink(missing_ok=True)
+                lk.save(model, given.out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="scikit-image's folder skimage/data")
     parser.add_argument("--minutes", type=float, default=40, help="CPU minutes")
+    parser.add_argument("--wall", type=float, default=float("inf"), help="minutes of the clock, at most")
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--pixels", type=int, default=32768, help="pixels of a batch")
+    parser.add_argument("--pixels", type=int, default=16384, help="pixels of a batch")
     parser.add_argument("--every", type=float, default=5, help="minutes between two judgements")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--start", type=Path, default=None, help="weights to start from")
@@ -136,9 +145,11 @@ def main() -> None:
         model.load_state_dict(lk.load_model(given.start).state_dict())
     data = Data(given.photos)
     print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), **fields}), flush=True)
-    train(model, data, given.minutes, given.lr, given.pixels, given.every)
+    train(model, data, given)
+    model.settle()
     print(json.dumps({"end": judged(model, data.held)}), flush=True)
     if given.out:
+        given.out.unlink(missing_ok=True)
         lk.save(model, given.out)
 
 

@@ -287,8 +287,9 @@ class Rounded(NamedTuple):
     log_scale: Tensor
 
     def rounded(self, value: Tensor) -> Tensor:
-        """The nearest centre + k."""
-        return (value - self.centre).round() + self.centre
+        """The nearest centre + k, the centre taken to the nearest 1/256: as the coder has it."""
+        centre = (self.centre * 256).round() / 256
+        return (value - centre).round() + centre
 
     def log_mass(self, value: Tensor) -> Tensor:
         """log of the mass within 1/2 of a value, (B, C, S) in nats: log P(k) at centre + k, a density between them."""

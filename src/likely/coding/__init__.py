@@ -11,7 +11,9 @@ from likely.coding.errors import (
     NumericsMismatch,
     UnsupportedVersion,
 )
-from likely.coding.pictures import Band, Opened, Picture, Pictures
+from likely.coding.lossy import Decoded, LossyCodec
+from likely.coding.opened import Band, Opened
+from likely.coding.pictures import Picture, Pictures
 
 __all__ = [
     "Band",
@@ -20,6 +22,8 @@ __all__ = [
     "CorruptChunk",
     "CorruptHeader",
     "DecodeMismatch",
+    "Decoded",
+    "LossyCodec",
     "ModelMismatch",
     "NotACodecFile",
     "NumericsMismatch",

@@ -36,7 +36,7 @@ FEW = 32
 """Up to so many lanes plain integers are faster, for tables that are listed;"""
 LIST = 8
 """up to so many they are faster even if small tables have to be listed first, so many at once:"""
-LISTED = 1 << 14
+LISTED = 1 << 12
 """numbers, of tables of at most 1024 symbols."""
 _U32, _U24 = np.uint64(32), np.uint64(PRECISION)
 _UPPER = np.uint64(64 - PRECISION)
@@ -134,7 +134,7 @@ class Stack:
         symbols = np.empty(n, np.int64)
         if block := listing(size, table):
             for low in range(0, n, block):
-                symbols[low : low + block] = self._pop_few(table.rows(slice(low, low + block)).listed())
+                symbols[low : low + block] = self._pop_few(table.rows(slice(low, low + block)).in_full())
             return symbols
         for low in range(0, n, size):
             part = table if n <= size else table.rows(slice(low, low + size))

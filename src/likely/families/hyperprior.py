@@ -290,6 +290,7 @@ def cosines(channels: int, side: int, count: int) -> tuple[Tensor, Tensor]:
 
     Those that vary most where the correlation of neighbours is 0.95 along each axis, and numbers have variance 1/4.
     """
+
     def along(n: int) -> tuple[Tensor, Tensor]:
         k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
         rows = (math.pi * (i + 0.5) * k / n).cos() * (2 / n) ** 0.5
@@ -303,9 +304,7 @@ def cosines(channels: int, side: int, count: int) -> tuple[Tensor, Tensor]:
     return basis[kept].float(), variance[kept].sqrt().float()
 
 
-def model(
-    config: Config, space: Space, condition: Space | None, build: Callable[..., nn.Module]
-) -> Hyperprior:
+def model(config: Config, space: Space, condition: Space | None, build: Callable[..., nn.Module]) -> Hyperprior:
     """A codec of pictures. Raises `ValueError` or `TypeError` for what does not fit."""
     if not isinstance(space, Integers) or len(space.shape) != 3:
         raise TypeError(f"space is {space}; a hyperprior accepts pictures, Integers of (C, H, W)")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from likely.studio import ask, compare, complete, look, make, runs
+from likely.studio import ask, compare, complete, look, make, runs, train
 from likely.studio.desk import Desk
 from likely.studio.shelf import Shelf
 
@@ -16,6 +16,7 @@ TABS = (
     ("Complete", "complete", complete),
     ("Compare", "compare", compare),
     ("Runs", "runs", runs),
+    ("Train", "train", train),
 )
 
 

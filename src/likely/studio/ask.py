@@ -73,7 +73,7 @@ def nearest(loaded: Loaded, x: torch.Tensor) -> str:
         name = "" if train.y is None or not loaded.classes else f"{loaded.classes[int(train.y[i])]}, "
         figures.append(pieces.figure(train.x[i], loaded.space, f"training example {i}", f"{name}{distance:.2f} away"))
     note = "The nearest in pixels, and how far a pixel is off on the whole (root mean square, in grey levels)."
-    return pieces.section("The nearest training examples", pieces.strip(figures), note)
+    return pieces.section("The nearest training examples", pieces.strip(figures, "six"), note)
 
 
 def _tiles(loaded: Loaded, found: Decisions | Standings) -> list[str]:
@@ -107,7 +107,7 @@ def _likely(reading: LogProb, loaded: Loaded) -> str:
     worth = {Kind.EXACT: "Exact", Kind.BOUND: "A bound: at most so many", Kind.ESTIMATE: "An estimate"}[reading.kind]
     share = loaded.share_below(value)
     return pieces.tile(
-        f"{reading.kind.of_bits} {value:.2f}".removeprefix("= "),
+        f"{charts.sign(reading.kind.of_bits)}{value:.2f}",
         "bits per pixel, -log2 p(x)",
         f"{worth}. {share:.0%} of the training pictures need fewer.",
     )
@@ -183,22 +183,26 @@ def tab(desk: Desk) -> None:
     pixels, index, row = (look.field(f"ask-{name}") for name in ("pixels", "index", "row"))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            pad = look.html()
+            pad = look.html(elem_id="ask-pad")
             turn = gr.Slider(-180, 180, 0, step=5, label="Turn, degrees")
             blur = gr.Slider(0, 3, 0, step=0.1, label="Blur, pixels")
             invert = gr.Checkbox(label="Negative")
             given = gr.Dropdown([], label="Given the class", visible=False)
             with gr.Row():
-                go = gr.Button("Ask", variant="primary")
-                stop = gr.Button("Stop")
+                go = gr.Button("Ask", variant="primary", elem_id="ask-go")
+                stop = gr.Button("Stop", elem_id="ask-stop")
             look.html('<p class="lk-note">Paint on it, or choose a picture it has never seen:</p>')
-            choices = look.html()
+            choices = look.html(elem_id="ask-choices")
             files = gr.File(
-                label="Or drop pictures of your own", file_count="multiple", file_types=SUFFIXES, height=150
+                label="Or drop pictures of your own",
+                file_count="multiple",
+                file_types=SUFFIXES,
+                height=150,
+                elem_id="ask-files",
             )
         with gr.Column(scale=7, min_width=300):
-            several = look.html(visible=False)
-            out = look.html(pieces.hint("Choose a model above."))
+            several = look.html(visible=False, elem_id="ask-several")
+            out = look.html(pieces.hint("Choose a model above."), elem_id="ask-out")
 
     def ask(loaded: Loaded, told: Told, pixels: str, turn: float, blur: float, invert: bool, given: int | None) -> str:
         if not pixels:

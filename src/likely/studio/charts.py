@@ -32,6 +32,11 @@ def percent(share: float) -> str:
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
+def sign(kind: str) -> str:
+    """What stands before a number that is not exact."""
+    return {"=": "", "<=": "≤ ", ">=": "≥ ", "~": "≈ "}.get(kind, f"{kind} ")
+
+
 def standing(histogram: Histogram, marks: dict[str, float]) -> str:
     """A histogram of known rows with a line where each of `marks` lies; what lies outside is drawn at the edge, with an
     arrow."""

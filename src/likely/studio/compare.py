@@ -7,11 +7,20 @@ from typing import Any
 import gradio as gr
 import torch
 
+from likely.logprob import Kind
 from likely.studio import look, pieces
 from likely.studio.ask import altered, answer, judge, pictures
 from likely.studio.desk import QUEUE, Desk
 from likely.studio.shelf import Loaded, Told, untold
 from likely.tasks.detect.strangers import adapt
+
+WORTH = {
+    Kind.EXACT: "exact values",
+    Kind.BOUND: "upper bounds of bits",
+    Kind.ESTIMATE: "estimates",
+    Kind.UNNORMALISED: "values up to a constant",
+}
+"""What readings are, in words."""
 
 
 def compared(one: Loaded, other: Loaded, x: torch.Tensor, y: int | None, told: Told = untold) -> str:
@@ -29,11 +38,13 @@ def compared(one: Loaded, other: Loaded, x: torch.Tensor, y: int | None, told: T
         difference = float((b.bits_per_dim - a.bits_per_dim)[0])
         likelier = one if difference > 0 else other
         said = (
-            f"{likelier.name} needs {abs(difference):.2f} bits per dimension less for this one; both numbers are "
-            f"{'exact' if a.kind == '=' else 'of one kind, ' + a.kind.of_bits}, so they compare."
+            f"{likelier.name} needs {abs(difference):.2f} bits per dimension less for this one. Both readings are "
+            f"{WORTH[a.kind]}{'' if a.kind is Kind.EXACT else ', so the truth may be otherwise'}."
         )
-    except ValueError as error:
-        said = f"Their bits do not compare: {error}."
+    except ValueError:
+        said = f"Their bits do not compare: {one.name} gives {WORTH[a.kind]}, {other.name} {WORTH[b.kind]}" + (
+            "." if a.space == b.space else f", and they are about other things: {a.space} and {b.space}."
+        )
     if rule != "as it is":
         said += f" For {other.name} the picture was changed: {rule}."
     return f'<p class="lk-note">{pieces.escape(said)}</p><div class="lk-two">{"".join(halves)}</div>'
@@ -43,9 +54,10 @@ def tab(desk: Desk) -> None:
     """Build the tab and say what its events do."""
     with gr.Row(equal_height=False):
         second = gr.Dropdown(desk.shelf.names(), label="The other model", elem_id="other")
-        go = gr.Button("Compare", variant="primary", scale=0, min_width=140)
-        stop = gr.Button("Stop", scale=0, min_width=100)
-    out = look.html(pieces.hint("The picture of the tab Ask, as it stands there, and what two models say of it."))
+        go = gr.Button("Compare", variant="primary", elem_id="compare-go", scale=0, min_width=140)
+        stop = gr.Button("Stop", elem_id="compare-stop", scale=0, min_width=100)
+    hint = pieces.hint("The picture of the tab Ask, as it stands there, and what two models say of it.")
+    out = look.html(hint, elem_id="compare-out")
 
     def start(told: Any = None) -> Any:
         return gr.Dropdown(choices=desk.shelf.names())

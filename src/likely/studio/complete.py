@@ -84,7 +84,7 @@ def compressed(loaded: Loaded, x: torch.Tensor, told: Told = untold) -> str:
             f"And {report.header / 8:,.0f} more of header, once for any number of pictures. Decoded again: the same.",
         ),
         pieces.tile(
-            f"{report.kind} {report.nll / 8:,.1f}".removeprefix("= "), "bytes, says -log2 p(x)", "What theory asks for."
+            f"{charts.sign(report.kind)}{report.nll / 8:,.1f}", "bytes, says -log2 p(x)", "What theory asks for."
         ),
         pieces.tile(
             f"{len(buffer.getvalue()):,} bytes", "PNG", "The same picture as the usual file, headers included."
@@ -118,21 +118,21 @@ def tab(desk: Desk) -> None:
     pixels, mask, index, side = (look.field(f"fill-{name}") for name in ("pixels", "mask", "index", "side"))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            pad = look.html()
+            pad = look.html(elem_id="fill-pad")
             look.html('<p class="lk-note">Rub out with pointer or keys, or hide</p>')
             look.html(pieces.buttons("fill-side", [(name, f"hide {name}", name) for name in SIDES], "lk-chips"))
             with gr.Row():
-                fill = gr.Button("Fill in", variant="primary")
-                stop = gr.Button("Stop")
+                fill = gr.Button("Fill in", variant="primary", elem_id="fill-go")
+                stop = gr.Button("Stop", elem_id="fill-stop")
             evaluations = gr.Slider(8, 240, 80, step=4, label="Evaluations of a denoiser for each completion")
             sd = gr.Slider(0.1, 8, 2, step=0.1, label="Noise to add, standard deviation in grey levels")
             known = gr.Checkbox(label="Tell the model how much noise it is")
             with gr.Row():
-                clear = gr.Button("Denoise")
-                small = gr.Button("Compress")
+                clear = gr.Button("Denoise", elem_id="fill-denoise")
+                small = gr.Button("Compress", elem_id="fill-compress")
             choices = look.html()
         with gr.Column(scale=7, min_width=300):
-            out = look.html()
+            out = look.html(elem_id="fill-out")
 
     def place(loaded: Loaded, x: torch.Tensor, seen: torch.Tensor) -> Any:
         return pieces.pad(x, loaded.space, "fill-mask", ~seen), pieces.packed(x), pieces.packed(~seen)

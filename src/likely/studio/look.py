@@ -59,7 +59,7 @@ def theme() -> gr.themes.Base:
     values |= {f"{name}_dark": dark for name, (_, dark) in colours.items()}
     base = gr.themes.Base(font=FONT, font_mono=MONO, radius_size="md", spacing_size="md", text_size="md")
     flat = {"block_shadow": "none", "block_label_shadow": "none", "button_primary_shadow": "none"}
-    return base.set(**values, **flat, color_accent=ACCENT, block_border_width="1px")
+    return base.set(**values, **flat, color_accent=ACCENT, block_border_width="1px", input_border_width="1px")
 
 
 def css() -> str:

@@ -173,20 +173,20 @@ def tab(desk: Desk) -> None:
             sampler = gr.Dropdown([], label="Sampler", visible=False)
             evaluations = gr.Slider(1, 200, 20, step=1, label="Evaluations of the network", visible=False)
             with gr.Row():
-                go = gr.Button("Draw", variant="primary")
-                filmed = gr.Button("Film")
-                stop = gr.Button("Stop")
+                go = gr.Button("Draw", variant="primary", elem_id="make-draw")
+                filmed = gr.Button("Film", elem_id="make-film")
+                stop = gr.Button("Stop", elem_id="make-stop")
             with gr.Column(visible=False) as walking:
                 look.html('<p class="lk-note">Walk among its codes: choose two test pictures …</p>')
                 with gr.Row():
                     first = gr.Number(0, label="From", precision=0, minimum=0)
                     last = gr.Number(1, label="To", precision=0, minimum=0)
-                ahead = gr.Button("Walk")
+                ahead = gr.Button("Walk", elem_id="make-walk")
                 look.html('<p class="lk-note">… or move along the directions in which pictures differ most:</p>')
                 sliders = [gr.Slider(-3, 3, 0, step=0.1, label=f"Direction {i + 1}, deviations") for i in range(AXES)]
         with gr.Column(scale=7, min_width=300):
-            out = look.html(pieces.hint("Draw, and see what the model imagines."))
-            place = look.html()
+            out = look.html(pieces.hint("Draw, and see what the model imagines."), elem_id="make-out")
+            place = look.html(elem_id="make-place")
 
     def start(loaded: Loaded, told: Told) -> Any:
         own, classes = ways(loaded), [ANY, *(loaded.classes or ())]
@@ -195,7 +195,7 @@ def tab(desk: Desk) -> None:
         return (
             gr.Dropdown(choices=classes, value=ANY, visible=loaded.model.condition is not None and loaded.given_y),
             gr.Dropdown(choices=own.get("samplers", []), value=own.get("name"), visible="name" in own),
-            gr.Slider(value=own.get("evaluations", 1), visible="evaluations" in own),
+            gr.Slider(value=own["evaluations"], visible=True) if "evaluations" in own else gr.Slider(visible=False),
             gr.Column(visible=loaded.pictures and has_codes(loaded.model)),
             pieces.hint("Draw, and see what the model imagines."),
             "",

@@ -7,6 +7,7 @@
     const proto = field.tagName === "TEXTAREA" ? HTMLTextAreaElement : HTMLInputElement;
     Object.getOwnPropertyDescriptor(proto.prototype, "value").set.call(field, value);
     field.dispatchEvent(new Event("input", { bubbles: true }));
+    field.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true, key: "a" })); // what gradio tells "input" by
   };
   const element = (name, attributes, text) => {
     const made = document.createElement(name);

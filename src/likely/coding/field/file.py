@@ -113,7 +113,8 @@ def header_of(archive: Archive) -> Header:
         raise CorruptHeader(f"its shape is {header.shape}; accepts (1 or 3, height, width)")
     if header.coding.coder != CODER:
         raise UnsupportedVersion(f"its coder is {header.coding.coder!r}; this likely knows {CODER}")
-    if [e.kind for e in archive.entries] != [Kind.MODEL] or archive.entries[0].rows != 1:
+    entries = [(entry.kind, entry.rows) for entry in archive.entries]
+    if entries != [(Kind.MODEL, 1)] or archive.version != container.ROWS:
         raise CorruptHeader("it holds a neural field, and not one chunk of one picture")
     if header.coding.tables != fingerprint():
         raise NumericsMismatch(f"its tables are {header.coding.tables}; this likely makes {fingerprint()}")
@@ -213,9 +214,9 @@ def check(picture: Any, limit: int = LIMIT) -> Picture:
 
 
 def widths_for(channels: int, height: int, width: int) -> Widths:
-    """Networks that are worth their bytes: wider ones for larger pictures."""
-    wide = 8 if height * width < 1 << 15 else 16
-    return Widths(channels, levels_of(height, width), wide, wide)
+    """Networks that are worth their bytes: both signs of every grid's latents and two more hidden values a pixel."""
+    levels = levels_of(height, width)
+    return Widths(channels, levels, 8 if height * width < 1 << 15 else 16, 2 * levels + 2)
 
 
 def digest(fitted: Fitted, pixels: Picture) -> str:
@@ -236,7 +237,7 @@ def describe(archive: Archive) -> dict[str, Any]:
     with _of_chunk():
         weights, _, bits = unpack_weights(data, header.shape)
     pixels = header.shape[1] * header.shape[2]
-    size = len(archive.data)
+    size = len(data) + archive.overhead
     return {
         "bytes": size,
         "raw_bytes": math.prod(header.shape),

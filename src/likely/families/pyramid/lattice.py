@@ -39,6 +39,8 @@ WINDOW = ([*_DIAGONAL, *_WIDE], [*_CROSS, *_KNIGHT, *_FAR], [*_CROSS, *_KNIGHT, 
 """Known pixels around one of each group, (rows, columns) away, the nearest four first."""
 _WEIGHTS = ([81] * 4 + [-9] * 8 + [1] * 4, [80] * 4 + [-8] * 8, [80] * 4 + [-8] * 8)
 """Those of the interpolations; they add up to 256. Group 0: (-1, 9, 9, -1) / 16 along rows and columns."""
+MISSED = ([], [*_CROSS[2:], *_KNIGHT[:4]], [*_CROSS[:2], *_KNIGHT[4:], *_DIAGONAL])
+"""Pixels of the groups before, of the same level: how far their own interpolations missed them is known."""
 SCALES = 7
 """Contrasts are told apart by powers of two: 1, 2, .. 64 levels."""
 LEVELS = 3
@@ -61,75 +63,95 @@ def doubled(coarse: Tensor, size: tuple[int, int]) -> Tensor:
 def inputs(group: int, channel: int) -> int:
     """How many numbers `surroundings` gives a network."""
     colour = (8, 4 + 4 + 1 + 4 + 1, 4 + 4 + 1 + 4 + 4 + 1 + 2)[channel]
-    return len(WINDOW[group]) + colour + 1 + SCALES + LEVELS
+    return len(WINDOW[group]) + len(MISSED[group]) + colour + 1 + SCALES + LEVELS
 
 
 class Surroundings:
-    """What is known around the pixels of a group, from a level's canvas (C, n, H, W) whose unknown pixels are coarse."""
+    """What is known around a group's pixels, from a level's canvas (C, n, H, W) whose unknown pixels are coarse.
 
-    def __init__(self, canvas: Tensor, level: int, group: int, levels: int) -> None:
-        self.canvas = mirrored(canvas)
+    `missed`, of the same shape, is by how much the interpolations of the groups before were wrong, in 1/256 levels.
+    """
+
+    def __init__(self, canvas: Tensor, missed: Tensor, level: int, group: int, levels: int) -> None:
         self.level, self.group, self.levels = level, group, levels
-        self.first, size = STARTS[group], canvas.shape[2:]
-        self.size = [(side - first + 1) // 2 for side, first in zip(size, self.first, strict=True)]
+        self.canvas, self.missed = canvas, missed
+        self._margins = mirrored(missed) if MISSED[group] else missed
+        self.first = STARTS[group]
+        self.size = [(side - first + 1) // 2 for side, first in zip(canvas.shape[2:], self.first, strict=True)]
+        self._kept: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._read()
 
-    def at(self, plane: Tensor, offset: tuple[int, int]) -> Tensor:
-        """The pixels of a padded plane (n, H + 6, W + 6) so far away from each of the group, (n, h, w)."""
-        low = [PAD + f + o for f, o in zip(self.first, offset, strict=True)]
-        rows, columns = (slice(a, a + 2 * s - 1, 2) for a, s in zip(low, self.size, strict=True))
-        return plane[:, rows, columns]
+    def fill(self, channel: int, value: Tensor) -> None:
+        """Put the group's values (n, 1, S) of a channel on the canvas."""
+        own = (channel, slice(None), slice(self.first[0], None, 2), slice(self.first[1], None, 2))
+        self.canvas[own] = value.reshape(self.canvas[own].shape).to(self.canvas.dtype)
+        self._read()
+        self.missed[own] = self._at(channel, (0, 0)) * UNIT - self._interpolated(channel)[0]
 
     def of(self, channel: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs (F, n, h, w); the interpolation in 1/256 levels, and the contrast as k and 2^k, (n, h, w) each.
 
         The first channel is interpolated; the others by their difference to it, which is known at the pixel.
         """
-        green, near = self.canvas[0], NEAR[self.group]
+        near = NEAR[self.group]
+        base, away = self._interpolated(channel)
+        contrast = torch.stack(away[:4]).abs().sum(0)
+        green_base, _ = self._interpolated(0)
         if channel == 0:
-            base, away = self._interpolated(green)
-            contrast = sum(each.abs() for each in away[:4])
-            others = [*self._colour(1), *self._colour(2)]
-            parts, absolute = [*away, *others], [base / UNIT - self.levels // 2]
+            parts = [*away, *self._colour(1), *self._colour(2)]
+            absolute = [base / UNIT - self.levels // 2]
         else:
-            here = self.at(green, (0, 0))
-            green_base, _ = self._interpolated(green)
+            here = self._at(0, (0, 0))
             surprise = here * UNIT - green_base
-            plane = self.canvas[channel] - green
-            base, away = self._interpolated(plane)
-            contrast = sum(each.abs() for each in away[:4]) + surprise.abs()
-            parts = [*away, surprise, *((self.at(green, o) - here) * UNIT for o in [*near, *_NEXT])]
+            contrast = contrast + surprise.abs()
+            parts = [*away, surprise, *((self._at(0, o) - here) * UNIT for o in [*near, *_NEXT])]
             absolute = [here - self.levels // 2, base / UNIT / 2]
             if channel == 1:
                 parts += self._colour(2)
             else:
-                red = self.canvas[1] - green
-                own, (red_base, _) = self.at(red, (0, 0)), self._interpolated(red)
-                parts += [own * UNIT - red_base, *((self.at(red, o) - own) * UNIT for o in [*near, *_NEXT])]
-                absolute.append(own / 2)
+                red, (red_base, _) = self._at(1, (0, 0)), self._interpolated(1)
+                parts += [red * UNIT - red_base, *((self._at(1, o) - red) * UNIT for o in [*near, *_NEXT])]
+                absolute.append(red / 2)
             base = base + here * UNIT
+        parts += [self._at(channel, offset, self._margins) for offset in MISSED[self.group]]
         reached = [(contrast >= 4 * UNIT * 2**k).to(base.dtype) for k in range(SCALES - 1)]
-        power, scale = sum(reached), 1 + sum(2**k * each for k, each in enumerate(reached))  # scale = 2^power
-        normal = (torch.stack(parts) * (ONE / UNIT) / scale + 0.5).floor().clamp(-TOP, TOP)
-        flags = [(power == k).to(base.dtype) * ONE for k in range(SCALES)]
-        here_ = min(self.level, LEVELS - 1)
-        flags += [torch.full_like(base, ONE * (here_ == k)) for k in range(LEVELS)]
-        rest = torch.stack([*((a + 0.5).floor().clamp(-TOP, TOP) for a in absolute), *flags])
-        return torch.cat([normal, rest]), base.clamp(0, (self.levels - 1) * UNIT), power, scale
+        power = torch.stack(reached).sum(0)
+        scale = 1 + sum((2**k * each for k, each in enumerate(reached)), torch.zeros_like(base))  # 2^power
+        normal = (torch.stack(parts) * (ONE / UNIT) / scale + 0.5).floor_().clamp_(-TOP, TOP)
+        rest = [(each + 0.5).floor().clamp(-TOP, TOP) for each in absolute]
+        rest += [(power == k).to(base.dtype) * ONE for k in range(SCALES)]
+        rest += [torch.full_like(base, ONE * (min(self.level, LEVELS - 1) == k)) for k in range(LEVELS)]
+        return torch.cat([normal, torch.stack(rest)]), base.clamp(0, (self.levels - 1) * UNIT), power, scale
 
-    def _interpolated(self, plane: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The interpolation of a plane and how far each known pixel is from it, in 1/256 levels."""
-        known = [self.at(plane, offset) for offset in WINDOW[self.group]]
-        base = sum(weight * each for weight, each in zip(_WEIGHTS[self.group], known, strict=False))
-        return base, [each * UNIT - base for each in known]
+    def _read(self) -> None:
+        """The canvas with its margins, the first channel and the others' differences to it."""
+        planes = mirrored(self.canvas)
+        self.planes = torch.cat([planes[:1], planes[1:] - planes[:1]])
+
+    def _at(self, channel: int, offset: tuple[int, int], planes: Tensor | None = None) -> Tensor:
+        """The numbers so far away from each pixel of the group, (n, h, w)."""
+        planes = self.planes if planes is None else planes
+        low = [PAD + f + o for f, o in zip(self.first, offset, strict=True)]
+        rows, columns = (slice(a, a + 2 * s - 1, 2) for a, s in zip(low, self.size, strict=True))
+        return planes[channel][:, rows, columns]
+
+    def _interpolated(self, channel: int) -> tuple[Tensor, list[Tensor]]:
+        """A channel's interpolation and how far each known pixel is from it, in 1/256 levels."""
+        if channel not in self._kept:
+            known = [self._at(channel, offset) for offset in WINDOW[self.group]]
+            weights = _WEIGHTS[self.group]
+            base = weights[0] * torch.stack(known[:4]).sum(0)
+            for weight, each in zip(weights[4:], known[4:], strict=False):
+                base.add_(each, alpha=weight)
+            self._kept[channel] = base, [each * UNIT - base for each in known]
+        return self._kept[channel]
 
     def _colour(self, channel: int) -> Sequence[Tensor]:
         """How the nearest four pixels' difference of a channel to the first departs from its mean."""
         if channel >= len(self.canvas):  # a grey image is a colour one whose channels agree
             return [self.canvas.new_zeros(self.canvas.shape[1], *self.size)] * 4
-        plane = self.canvas[channel] - self.canvas[0]
-        near = [self.at(plane, offset) for offset in NEAR[self.group]]
-        total = sum(near)
-        return [each * UNIT - total * (UNIT // 4) for each in near]
+        near = torch.stack([self._at(channel, offset) for offset in NEAR[self.group]])
+        return list(near * UNIT - near.sum(0) * (UNIT // 4))
 
 
 def mirrored(canvas: Tensor) -> Tensor:

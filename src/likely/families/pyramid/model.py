@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from likely.noise import Noise
 from likely.observation import Conditional, LogisticsOnGrid
 from likely.space import Integers, Space
 
+Program = Generator[Conditional, Tensor, Tensor]
 ORDER = (1, 0, 2)
 """Green first."""
 LN2 = 177
@@ -69,17 +70,21 @@ class PyramidModel(nn.Module):
         other.space = space
         return other
 
-    def factors(self, n: int, y: Any = None) -> Generator[Conditional, Tensor, Tensor]:
+    def factors(self, n: int, y: Any = None) -> Program:
         """For n images: yields each group's distribution, takes its values (n, 1, S); returns x (n, C, H, W)."""
         return self._walk(n, whole=True)
 
     def factor_values(self, x: Tensor, y: Any = None) -> list[Tensor]:
         """The values of all groups of x, (n, 1, S) int64 each, in the order in which `factors` takes them."""
-        levels = [self._ordered(x.long())]
-        for _ in sizes(*self.space.shape[1:])[1:]:
-            levels.append(levels[-1][:, :, ::2, ::2])
-        groups = [levels[-1], *(each[:, :, r::2, c::2] for each in levels[-2::-1] for r, c in STARTS)]
-        return [value for group in groups for value in group.flatten(2).split(1, 1) if value.shape[2]]
+        every = range(len(sizes(*self.space.shape[1:])) - 1)
+        coarsest = x[:, :, :: 2 ** len(every), :: 2 ** len(every)]
+        return [*self._ordered(coarsest.long()).flatten(2).split(1, 1), *self._values(x, every)]
+
+    def _values(self, x: Tensor, levels: Sequence[int]) -> list[Tensor]:
+        """Those of some levels, the coarser first."""
+        each = [self._ordered(x.long())[:, :, :: 2**level, :: 2**level] for level in reversed(levels)]
+        groups = [level[:, :, r::2, c::2].flatten(2) for level in each for r, c in STARTS]
+        return [value for group in groups for value in group.split(1, 1) if value.shape[2]]
 
     def sample(self, n: int, y: Any = None, *, noise: Noise) -> Tensor:
         """n draws, (n, C, H, W) int64."""
@@ -95,39 +100,55 @@ class PyramidModel(nn.Module):
 
     def log_prob(self, x: Tensor, y: Any = None) -> Tensor:
         """log p(x), (B,) in nats."""
-        return self._log_prob(x, whole=True)
+        return self._log_prob(self._walk(len(x), whole=True), self.factor_values(x), len(x))
 
     def loss(self, x: Tensor, y: Any = None, *, player: str = "model", noise: Noise) -> Tensor:
         """-log p(x), the mean over rows, in nats; its gradients pass straight through the roundings.
 
         The last rounding, that of the distributions' parameters to 1/256, is left out.
         """
-        return -self._log_prob(x, whole=False).mean()
+        return -self._log_prob(self._walk(len(x), whole=False), self.factor_values(x), len(x)).mean()
 
-    def _log_prob(self, x: Tensor, *, whole: bool) -> Tensor:
-        walk, total = self._walk(len(x), whole=whole), self.first.new_zeros(len(x))
-        each = next(walk)
-        for number, value in enumerate(values := self.factor_values(x), 1):
+    def loss_of_finest(self, x: Tensor, levels: int) -> Tensor:
+        """The part of `loss` that is the `levels` finest levels', given all others: nearly all of it, for less."""
+        coarse = self._ordered(x)[:, :, :: 2**levels, :: 2**levels].transpose(0, 1).to(self.first.dtype)
+        walk = self._finer(coarse, levels, whole=False)
+        return -self._log_prob(walk, self._values(x, range(levels)), len(x)).mean()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Put all parameters on the grids to which they are rounded in use: no answer changes, and files get small."""
+        self.first.copy_((self.first * UNIT).round() / UNIT)
+        for net in (net for group in self.nets for net in group):
+            net.settle()
+
+    def _log_prob(self, walk: Program, values: list[Tensor], n: int) -> Tensor:
+        """log p of the values that a walk takes, (n,)."""
+        each, total = next(walk), self.first.new_zeros(n)
+        for number, value in enumerate(values, 1):
             total = total + each.log_prob(value).sum(1)
             if number < len(values):
                 each = walk.send(value)
         return total
 
-    def _walk(self, n: int, *, whole: bool) -> Generator[Conditional, Tensor, Tensor]:
-        channels, *size = self.space.shape
-        levels = sizes(*size)
-        canvas = self.first.new_zeros(channels, n, 1, 1)  # channels first, green before red
-        for c in range(channels):
+    def _walk(self, n: int, *, whole: bool) -> Program:
+        canvas = self.first.new_zeros(self.space.shape[0], n, 1, 1)  # channels first, green before red
+        for c in range(len(canvas)):
             canvas[c] = (yield self._coarsest(canvas, c, whole)).reshape(n, 1, 1)
-        for level in range(len(levels) - 2, -1, -1):
-            canvas = doubled(canvas, levels[level])
-            for group, (row, column) in enumerate(STARTS):
-                if levels[level][0] <= row or levels[level][1] <= column:  # one row or column: no odd ones
+        return (yield from self._finer(canvas, len(sizes(*self.space.shape[1:])) - 1, whole=whole))
+
+    def _finer(self, canvas: Tensor, levels: int, *, whole: bool) -> Program:
+        """From level `levels` down to the image."""
+        for level in reversed(range(levels)):
+            size = sizes(*self.space.shape[1:])[level]
+            canvas = doubled(canvas, size)
+            missed = torch.zeros_like(canvas)
+            for group, first in enumerate(STARTS):
+                if size[0] <= first[0] or size[1] <= first[1]:  # one row or column has no odd ones
                     continue
-                for c in range(channels):
-                    value = yield self._group(canvas, level, group, c, whole)
-                    part = canvas[c, :, row::2, column::2]
-                    part.copy_(value.reshape(part.shape))
+                around = Surroundings(canvas, missed, level, group, self.space.levels)
+                for c in range(len(canvas)):
+                    around.fill(c, (yield self._group(around, c, whole)))
         return self._ordered(canvas.transpose(0, 1)).long()
 
     def _coarsest(self, canvas: Tensor, channel: int, whole: bool) -> Conditional:
@@ -138,10 +159,10 @@ class PyramidModel(nn.Module):
         log_scale = log_scale.clamp(_LOWEST, _HIGHEST)
         return Conditional(self.observation, torch.cat([logit, mean, log_scale]).transpose(0, 1))
 
-    def _group(self, canvas: Tensor, level: int, group: int, channel: int, whole: bool) -> Conditional:
-        """The distribution of a channel of a group, given what of it is known on the canvas."""
-        seen, base, power, scale = Surroundings(canvas, level, group, self.space.levels).of(channel)
-        raw = self.nets[group][channel](seen.flatten(1), whole=whole)  # (3 K, n h w)
+    def _group(self, around: Surroundings, channel: int, whole: bool) -> Conditional:
+        """The distribution of a channel of a group, given what is known around it."""
+        seen, base, power, scale = around.of(channel)
+        raw = self.nets[around.group][channel](seen.flatten(1), whole=whole)  # (3 K, n h w)
         logit, mean, log_scale = raw.clamp(-_REACH, _REACH).chunk(3)
         mean = base.flatten() + mean * scale.flatten()
         log_scale = (log_scale + LN2 * power.flatten()).clamp(_LOWEST, _HIGHEST)

@@ -13,8 +13,9 @@ and these are not exact.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class IntegerNet(nn.Module):
         if bound(inputs, width) >= 2**24:
             raise ValueError(f"width is {width} with {inputs} inputs: sums may reach 2^24; accepts less")
         sizes = [inputs, *[width] * hidden]
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(itertools.pairwise(sizes))
         self.weights = nn.ParameterList(nn.Parameter(torch.randn(b, a) * math.sqrt(2 / a)) for a, b in pairs)
         self.biases = nn.ParameterList(nn.Parameter(0.1 * torch.randn(b)) for _, b in pairs)
         self.last = nn.Parameter(0.05 * torch.randn(outputs, width + inputs) / math.sqrt(width))
@@ -56,20 +57,42 @@ class IntegerNet(nn.Module):
         a = x
         for weight, bias in zip(self.weights, self.biases, strict=True):
             total = torch.addmm(_grid(bias, ONE * _WEIGHT, _MOST_BIAS)[:, None], _grid(weight, _WEIGHT, _MOST), a)
-            a = _straight((total + _WEIGHT // 2) / _WEIGHT, torch.floor).clamp(0, TOP)
-        total = _grid(self.last, _LAST, _MOST_LAST) @ torch.cat([a, x])
+            a = _Activation.apply(total)
+        own, skip = _grid(self.last, _LAST, _MOST_LAST).tensor_split([len(a)], 1)
         unit = ONE * _LAST // OUTPUT
-        if not whole:
-            return (total + self.offset[:, None] * (OUTPUT * unit)) / unit
-        offset = _grid(self.offset, OUTPUT * unit, _MOST_BIAS)[:, None]
-        return _straight((total + offset + unit // 2) / unit, torch.floor)
+        offset = self.offset * (OUTPUT * unit)
+        if whole:
+            offset = offset.round().clamp(-_MOST_BIAS, _MOST_BIAS)
+        total = torch.addmm(offset[:, None], own, a) + skip @ x
+        return ((total + unit // 2) / unit).floor() if whole else total / unit
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Put the parameters on their grids: every answer stays what it is."""
+        for p in self.weights:
+            p.copy_(_grid(p, _WEIGHT, _MOST) / _WEIGHT)
+        for p in self.biases:
+            p.copy_(_grid(p, ONE * _WEIGHT, _MOST_BIAS) / (ONE * _WEIGHT))
+        self.last.copy_(_grid(self.last, _LAST, _MOST_LAST) / _LAST)
+        self.offset.copy_(_grid(self.offset, ONE * _LAST, _MOST_BIAS) / (ONE * _LAST))
 
 
-def _straight(t: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
-    """step(t), a rounding, with the derivative 1."""
-    return t + (step(t) - t).detach() if t.requires_grad else step(t)
+class _Activation(torch.autograd.Function):
+    """A sum of products as an activation: over 64, rounded, clamped to 0 .. TOP. Derivative 1/64 in between."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor) -> Tensor:
+        a = ((total + _WEIGHT // 2) / _WEIGHT).floor_().clamp_(0, TOP)
+        ctx.save_for_backward(a)
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        return grads[0] * ((a > 0) & (a < TOP)) / _WEIGHT
 
 
 def _grid(value: Tensor, units: int, most: int) -> Tensor:
-    """A parameter in integers: `value * units`, rounded, at most `most` either way."""
-    return _straight(value * units, torch.round).clamp(-most, most)
+    """A parameter in integers: `value * units`, rounded, at most `most` either way; derivative `units` in between."""
+    t = value * units
+    return (t + (t.round() - t).detach()).clamp(-most, most)

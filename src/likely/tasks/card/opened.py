@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from likely.data import Data, load
+from likely.data.splits import sha256_of
 from likely.tasks.learn import recipe_of
 from likely.train import Ledger
 from likely.train.checkpoint import WEIGHTS, Checkpoints, rebuild, unpack
@@ -56,10 +57,13 @@ def data_of(run: Path) -> tuple[Data | None, str]:
 
 def checked(run: Path, data: Data) -> tuple[Data | None, str]:
     """The data, if the ledger says that their training split is the one that was learned from."""
-    known = (Ledger(run).lines()[0].get("data") or {}).get("sha256")
-    now = data.record.get("sha256", {})
-    for part in known if isinstance(known, dict) else {}:
-        if now.get(part) != known[part]:
+    if not isinstance(data, Data):
+        raise TypeError(f"data is {type(data).__name__}; accepts what likely.load or likely.from_arrays made")
+    told = Ledger(run).lines()[0].get("data") or {}
+    known = told.get("sha256") or {part: told[part] for part in ("train",) if part in told}
+    for part, sha256 in known.items():
+        split = getattr(data, part)
+        if (data.record.get("sha256", {}).get(part) or sha256_of(split.x, split.y)) != sha256:
             return None, f"the data are no more what the run was trained on: their split {part!r} has another SHA-256"
     return data, ""
 

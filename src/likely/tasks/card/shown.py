@@ -18,6 +18,7 @@ from torch import Tensor
 
 from likely.logprob import BATCH, sample
 from likely.space import Integers, Rows, Space, Table
+from likely.tasks.describe import blank
 from likely.tasks.pictures import is_picture, picture
 from likely.tasks.samples import digest
 from likely.verbs import Samples, require, takes_y
@@ -27,11 +28,15 @@ N = 64
 
 
 def settings_of(model: Any) -> dict[str, Any]:
-    """What a draw depends on besides weights and seed: number, labels asked for, and how the model draws."""
+    """What a draw depends on besides weights and seed: number, conditions asked for, and how the model draws.
+
+    Classes are asked for in turn; other conditions are rows of their space that are always the same.
+    """
     sampler = getattr(model.config, "sampler", None)
     labels = None
-    if takes_y(model) and isinstance(model.condition, Integers) and not model.condition.shape:
-        labels = (torch.arange(N) % model.condition.levels).tolist()
+    if takes_y(model):
+        classes = isinstance(model.condition, Integers) and not model.condition.shape
+        labels = (torch.arange(N) % model.condition.levels if classes else blank(model.condition, N)).tolist()
     how = None if sampler is None else sampler.model_dump(mode="json")
     return {"n": N, "y": labels, "sampler": how, "canonical_batch": BATCH}
 
