@@ -89,6 +89,17 @@ def test_tables_are_the_distributions_they_are_made_from() -> None:
         assert 0 <= np.where(p > 0, p * np.log2(np.maximum(p, 1e-300) / q), 0).sum(1).max() < 1e-4
 
 
+def test_many_weights_are_worked_on_in_blocks() -> None:
+    logits = rng(1).integers(-900, 900, (900, 300))
+    table = Weighed.from_logits(logits)  # 270,000 numbers: several blocks
+    for row in (0, 217, 218, 219, 899):
+        alone = Weighed.from_logits(logits[row : row + 1])
+        assert np.array_equal(cumulative(table.rows(slice(row, row + 1))), cumulative(alone))
+        c = rng(row).integers(0, TOTAL, 200)
+        expected = np.searchsorted(cumulative(alone)[0], c, side="right") - 1
+        assert np.array_equal(Weighed(np.repeat(table.mass[row : row + 1], 200, 0)).find(c), expected)
+
+
 def test_frozen_tables_are_what_they_are_called() -> None:
     t = np.arange(-24 * 256, 24 * 256 + 1) / 256
     for name, function in (("logistic", expit), ("normal", ndtr)):
