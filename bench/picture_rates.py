@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import os
 import subprocess
@@ -30,13 +29,10 @@ from likely.coding.pictures import Pictures
 from likely.coding.programs import intervals
 from likely.logprob import scoring
 from likely.space import Integers
+from likely.tasks.codecs import Everyday, everyday, mosaic
 
-OUT = RESULTS / "pictures.jsonl"
-OTHERS = {
-    "PNG": {"format": "PNG", "optimize": True},
-    "WebP": {"format": "WEBP", "lossless": True, "quality": 100, "method": 6},
-    "JPEG XL e9": {"format": "JXL", "lossless": True, "effort": 9},
-}
+OUT = RESULTS / "picture_rates.jsonl"
+OTHERS = {name: codec for name, codec in everyday().items() if codec is not None}
 SETTINGS = [
     {},
     {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
@@ -45,15 +41,15 @@ SETTINGS = [
 ]
 
 
-def other(pixels: np.ndarray, options: dict) -> tuple[int, float, float]:
+def other(codec: Everyday, pixels: np.ndarray) -> tuple[int, float, float]:
     """Bytes, and CPU seconds to encode and to decode; compared."""
-    image, buffer, clock = Image.fromarray(pixels), io.BytesIO(), time.process_time()
-    image.save(buffer, **options)
+    clock = time.process_time()
+    blob = codec.encode(pixels)
     encode, clock = time.process_time() - clock, time.process_time()
-    back = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert(image.mode))
+    back = codec.decode(blob)
     decode = time.process_time() - clock
     assert np.array_equal(back, pixels)
-    return buffer.tell(), encode, decode
+    return len(blob), encode, decode
 
 
 def ours(codec: Pictures, pictures: list[np.ndarray]) -> tuple[int, float, float]:
@@ -87,26 +83,30 @@ def photographs() -> dict[str, np.ndarray]:
 def kodak(codec: Pictures) -> None:
     totals: dict[str, list[float]] = {}
     for case, pixels in photographs().items():
-        found = {"likely": ours(codec, [pixels])} | {name: other(pixels, o) for name, o in OTHERS.items()}
+        found = {"likely": ours(codec, [pixels])} | {name: other(each, pixels) for name, each in OTHERS.items()}
         for name, each in found.items():
             line = row(f"kodak/{case}", name, pixels.size, each, pixels.size // 3)
             record(OUT, line, ("pillow",))
             totals.setdefault(name, []).append(line["bits_per_dim"])
     for name, rates in totals.items():
         better = sum(a < b for a, b in zip(totals["likely"], rates, strict=True))
-        line = {"bench": "pictures", "case": "kodak, mean of 12", "codec": name, "bits_per_dim": np.mean(rates).round(4)}
+        line = {
+            "bench": "pictures",
+            "case": "kodak, mean of 12",
+            "codec": name,
+            "bits_per_dim": np.mean(rates).round(4),
+        }
         record(OUT, line | {"likely_smaller_on": better}, ("pillow",))
 
 
 def cifar10(codec: Pictures, n: int = 1000) -> None:
     x = lk.load("cifar10").test.x[:n].numpy().transpose(0, 2, 3, 1)
-    columns = 40
-    mosaic = x.reshape(-1, columns, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, columns * 32, 3)
+    whole = mosaic(x.transpose(0, 3, 1, 2))
     record(OUT, row(f"cifar10 test, {n}, one file", "likely", x.size, ours(codec, list(x)), x.size // 3), ("pillow",))
-    for name, options in OTHERS.items():
-        record(OUT, row(f"cifar10 test, {n}, mosaic", name, x.size, other(mosaic, options), x.size // 3), ("pillow",))
-        each = np.array([other(image, options) for image in x]).sum(0)
-        found = int(each[0]), *each[1:]
+    for name, each in OTHERS.items():
+        record(OUT, row(f"cifar10 test, {n}, mosaic", name, x.size, other(each, whole), x.size // 3), ("pillow",))
+        size, *times = np.array([other(each, image) for image in x]).sum(0)
+        found = int(size), *times
         record(OUT, row(f"cifar10 test, {n}, a file each", name, x.size, found, x.size // 3), ("pillow",))
 
 
@@ -150,8 +150,6 @@ def main() -> None:
     if given.what == ["digest"]:
         print(digest(model))
         return
-    import pillow_jxl  # noqa: F401 - teaches Pillow JPEG XL
-
     for what in given.what:
         if what == "tables":
             tables(given.model)
