@@ -96,10 +96,7 @@ def cifar10(codecs: dict[str, Any], n: int = 1000) -> None:
     x = lk.load("cifar10").test.x[:n].numpy().transpose(0, 2, 3, 1)
     whole = mosaic(x.transpose(0, 3, 1, 2))
     for name, each in codecs.items():
-        if name == "likely":
-            cases = {"one file": list(x)}
-        else:
-            cases = {"mosaic": [whole], "a file each": list(x)}
+        cases = {"one file": list(x)} if name == "likely" else {"mosaic": [whole], "a file each": list(x)}
         for case, pictures in cases.items():
             line = row(f"cifar10 test, {n}, {case}", name, x.size, each(pictures), x.size // 3)
             record(OUT, line, ("pillow",))
