@@ -303,6 +303,10 @@ class Rounded(NamedTuple):
             mass = above + (-torch.expm1(torch.special.log_ndtr(lower) - above)).log()
         return (mass + self.logits.log_softmax(-1)).logsumexp(-1)
 
+    def bits(self, value: Tensor) -> Tensor:
+        """What a rounded value costs in a table of integers that add up to 2^24, each 1 or more; (B, C, S)."""
+        return -torch.log2(self.log_mass(value).exp() + 2.0**-24)
+
 
 def observation(kind: Kind, space: Any, components: int = 10) -> Observation:
     """The observation `kind` over a space; `components` is for the logistic mixture.

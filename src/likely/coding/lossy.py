@@ -42,8 +42,8 @@ LIMIT = 1 << 22
 """Pixels of a picture, unless a codec is made with another limit: it is coded whole, in some 500 bytes a pixel."""
 HALF = 512
 """Latents are coded within this many steps of their centre; beyond, the encoder cuts them off."""
-_STEP, _LOW, _HIGH = 16, -4, 6
-"""Log-scales of tables: from -4 to 6 in steps of 1/16."""
+_STEP, _LOW, _HIGH = 64, -4, 6
+"""Log-scales of tables: from -4 to 6 in steps of 1/64."""
 
 Picture = Tensor
 Figures = dict[str, Any]
@@ -294,7 +294,7 @@ def encode(model: Any, x: Tensor, rate: float) -> tuple[Stack, Tensor, float]:
         centre, table = tables(given)
         k = (value - centre).round().clamp(-HALF, HALF - 1)
         found.append(table.interval(k.numpy().astype(np.int64).reshape(-1) + HALF))
-        bits -= float(given.log_mass(k + centre).sum()) / math.log(2)
+        bits += float(given.bits(k + centre).sum())
         try:
             given = program.send(k + centre)
         except StopIteration as end:

@@ -240,13 +240,15 @@ class Hyperprior(nn.Module):
         program = self.groups(*size, rate)
         given = next(program)
         for value in self.latents(x, rate):
-            moved = value
-            if noise is not None:
-                moved = value + noise.uniform(value.shape[1:], dtype=value.dtype) - 0.5
             error = held.pop(0) if held else (given.rounded(value) - value).detach()
             if errors is not None and noise is None:
                 errors.append(error)
-            bits = bits - given.log_mass(value + error if noise is None else moved).sum((1, 2)) / math.log(2)
+            if noise is None:
+                each = given.bits(value + error)
+            else:
+                moved = value + noise.uniform(value.shape[1:], dtype=value.dtype) - 0.5
+                each = -given.log_mass(moved) / math.log(2)
+            bits = bits + each.sum((1, 2))
             try:
                 given = program.send(value + error)
             except StopIteration as end:
