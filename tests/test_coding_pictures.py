@@ -376,7 +376,7 @@ def test_other_versions_and_models(little: Any) -> None:
         coder.open(rewritten(blob, version=3))
     with pytest.raises(ModelMismatch):
         Pictures(Rows(scale=-1.9)).open(blob)
-    with pytest.raises(ModelMismatch):
+    with pytest.raises(NumericsMismatch):
         Pictures(Rows(channels=(3,))).open(blob)
 
 

@@ -9,7 +9,7 @@ from likely.cli.common import fresh
 
 def compress_field(picture: Path, out: Path | None, lam: float, steps: int, seed: int, json: bool) -> int:
     """Fit a field to a picture and write it; the exit status, 130 where Ctrl-C ended the fitting early."""
-    from likely.tasks.compress import sentence
+    from likely.tasks.compressed import sentence
     from likely.tasks.neural_field import write
     from likely.terminal import Stage, give
 

@@ -27,6 +27,7 @@ from likely.cli.common import (
 )
 from likely.cli.field import compress_field, decompress_field
 from likely.cli.lossy import compress_lossy, decompress_lossy
+from likely.cli.pictures import compress_pictures, decompress_pictures
 
 
 def sample(
@@ -240,6 +241,7 @@ def compress(
     split: Split = "test",
     limit: Count = None,
     rate: float | None = None,
+    default: bool = False,
     field: Annotated[Path | None, arg(metavar="PICTURE")] = None,
     lam: float = 1e-3,
     steps: int = 2000,
@@ -254,20 +256,24 @@ def compress(
 
     Args:
         run: The run folder of a model that can code: autoregressive, mixture of categoricals, integer flow, VAE, or a
-            joint of one of them.
+            joint of one of them; or of a pyramid, which codes pictures of any sizes.
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         out: The file; a new INPUTS.lkz by default.
-        limit: Compress the first rows only.
+        limit: Compress the first rows or pictures only.
         rate: Of a lossy model (hyperprior), for pictures of any sizes: 1 for the smallest files, 2, 3, ... for better
             ones, or between; the middle one by default.
+        default: No run, but the model that comes with the package, for grey and RGB pictures of any sizes: give
+            --default PICTURES.
         field: Lossy, and without a model: fit a neural field to this one picture, which takes minutes. Ctrl-C ends the
             fitting early, and the file holds what was reached; before the first step nothing is written.
         lam: With --field: MSE + lam bits/pixels is made small, 0.01 for small files, 0.0001 for good ones.
         steps: With --field: steps of gradient; the more, the better.
     """
     from likely.coding import Codec
+    from likely.coding.programs import AnySize
     from likely.tasks.compress import compress as write
-    from likely.tasks.compress import gather, sentence
+    from likely.tasks.compress import gather, pictures_in
+    from likely.tasks.compressed import sentence
     from likely.tasks.learn import classes_of
     from likely.terminal import Stage, give, say
     from likely.train import Ledger, load_model
@@ -280,13 +286,19 @@ def compress(
         if run is not None:
             raise ValueError(f"run is {run} and field {field}; a neural field needs no run: give one of them")
         return compress_field(field, out, lam, steps, seed, json)
+    if default:
+        if run is None or inputs is not None:
+            raise ValueError(f"inputs is {inputs}; with --default give a picture or a folder of pictures, and no run")
+        return compress_pictures(load_model("default"), run, out, limit, json)
     if run is None:
-        raise ValueError("run is missing; give the run folder of a model, or --field PICTURE, which needs none")
+        raise ValueError("run is missing; give the run folder of a model, --default PICTURES or --field PICTURE")
     model = load_model(run)
     if has(model, Lossy):
         return compress_lossy(run, model, inputs, out, split, limit, rate, json)
     if rate is not None:
         raise ValueError(f"rate is {rate}, but {name_of(model)} is no lossy model: what it codes comes back as it was")
+    if inputs is not None and isinstance(model, AnySize) and pictures_in(Path(inputs)):
+        return compress_pictures(model, Path(inputs), out, limit, json)
     codec = Codec(model)
     found = gather(inputs or data_of(run, None), codec.model, split=split, limit=limit, classes=classes_of(run))
     for name, why in found.refused.items():
@@ -307,6 +319,8 @@ def decompress(
     archive: Positional[Archive],
     out: Annotated[Path | None, arg(metavar="FOLDER", aliases=("-o",))] = None,
     run: Place = None,
+    only: Annotated[str | None, arg(metavar="NAME")] = None,
+    crop: Annotated[str | None, arg(metavar="TOP,LEFT,HEIGHT,WIDTH")] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -316,7 +330,10 @@ def decompress(
         archive: The file.
         out: The folder for what is in it: pictures under their names, other data as x.npz. By default a new one named
             after the file.
-        run: The run folder whose model wrote the file; by default it is looked for in runs/.
+        run: The run folder whose model wrote the file; by default it is the model that comes with the package, or
+            looked for in runs/.
+        only: Of a file of pictures of any sizes this one alone, by name or number from 0.
+        crop: Of the one picture this part alone; no more is decoded than it takes.
     """
     from likely.coding import Codec
     from likely.tasks.compress import decompress as restore
@@ -329,16 +346,19 @@ def decompress(
         raise ValueError(f"out is {folder}, a file; accepts a folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise ValueError(f"out is {folder}, which is not empty; choose another folder, or --force to write into it")
-    blob = archive.read_bytes()
-    record = look(blob)
+    record = look(archive)
+    if "pictures" in record and not record.get("lossy"):
+        return decompress_pictures(archive, folder, model_for(archive, run), only, crop, json)
+    if only is not None or crop is not None:
+        raise ValueError(f"only and crop are for lossless files of pictures of any sizes; {archive} is none")
     if record.get("lossy") and "model" not in record["header"]:
-        return decompress_field(blob, archive, folder, json)
-    found, model = model_for(blob, run)
+        return decompress_field(archive.read_bytes(), archive, folder, json)
+    found, model = model_for(archive, run)
     if record.get("lossy"):
-        return decompress_lossy(blob, record["rows"], folder, found, model, json)
+        return decompress_lossy(archive.read_bytes(), record["rows"], folder, found, model, json)
     with Stage("decompressing", record["rows"]) as stage:
-        rows, paths = restore(Codec(model), blob, folder, stage.advance)
-    told = {"rows": len(rows.x), "out": str(folder), "files": len(paths), "run": str(found)}
+        rows, paths = restore(Codec(model), archive.read_bytes(), folder, stage.advance)
+    told = {"rows": len(rows.x), "out": str(folder), "files": len(paths), "run": found}
     told |= {"sha256": record["header"]["content"]["sha256"]}
     give(told, f"{len(rows.x)} rows, exactly as they were, in {folder} (model of {found})", None, json)
 
@@ -350,8 +370,8 @@ def info(archive: Positional[Archive], json: Json = False) -> None:
         archive: The file.
     """
     from likely.tasks.compress import describe as look
-    from likely.tasks.compress import sentence
+    from likely.tasks.compressed import sentence
     from likely.terminal import give
 
-    record = look(archive.read_bytes())
+    record = look(archive)
     give(record, sentence(record), None, json)

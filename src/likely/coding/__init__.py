@@ -12,7 +12,8 @@ from likely.coding.errors import (
     UnsupportedVersion,
 )
 from likely.coding.lossy import Decoded, LossyCodec
-from likely.coding.pictures import Band, Opened, Picture, Pictures
+from likely.coding.opened import Band, Opened
+from likely.coding.pictures import Picture, Pictures
 
 __all__ = [
     "Band",

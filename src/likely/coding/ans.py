@@ -134,7 +134,7 @@ class Stack:
         symbols = np.empty(n, np.int64)
         if block := listing(size, table):
             for low in range(0, n, block):
-                symbols[low : low + block] = self._pop_few(table.rows(slice(low, low + block)).listed())
+                symbols[low : low + block] = self._pop_few(table.rows(slice(low, low + block)).in_full())
             return symbols
         for low in range(0, n, size):
             part = table if n <= size else table.rows(slice(low, low + size))

@@ -62,7 +62,8 @@ def scheme_for(model: Any, rows: int, group: int | None = None, name: str | None
     if name is not None and name not in known:
         raise ValueError(f"scheme is {name!r}; {name_of(model)} accepts {', '.join(known)}")
     if SEQUENTIAL[0].name in known:
-        return Sequential(model, min(group or 64, rows))
+        # a network works best on many rows at once, up to some 10^5 numbers that it keeps in mind for each layer
+        return Sequential(model, min(group or min(256, max(16, (1 << 18) // model.space.dims)), rows))
     few = rows < FEW_ROWS if name is None else name == TwoPart.name
     with scoring(model):
         # every group borrows once, so groups grow with the rows: their initial bits stay some thousandths of the whole

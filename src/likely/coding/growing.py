@@ -63,7 +63,7 @@ class Growing:
             self._shrink(lanes)
             if step := listing(lanes, table):
                 if block is None or high > begin + len(block):
-                    block, begin = table.rows(slice(low, low + step)).listed(), low
+                    block, begin = table.rows(slice(low, low + step)).in_full(), low
                 symbols[low:high] = self._pop_few(block.cumulative[low - begin : high - begin])
             else:
                 part = table if high - low == len(table) else table.rows(slice(low, high))

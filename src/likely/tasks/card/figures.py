@@ -115,6 +115,7 @@ def _size(line: Line | None) -> dict[str, Any]:
         "sample": f("sample", figures.get("sample_why", "not measured")),
         "counted_on": f("counted_on"),
         "space": f("space"),
+        "about": f("about"),
         "condition": f("condition", "the model has no condition"),
         "verbs": f("verbs"),
     }
@@ -333,10 +334,11 @@ def _failures(card: dict[str, Any]) -> list[dict[str, Any]]:
 
     outside = uses["detect"].get("outside", {})
     for name, each in (outside.get("value") or {}).items():
-        nll = each["methods"].get("nll")
-        if nll is not None and nll["auroc"]["value"] < 0.5:
-            text = f"{name} ({each['rule']}) is scored higher than the model's own test rows: AUROC of log p"
-            say(f"{text} {nll['auroc']['value']:.3f}", outside)
+        for method, figures in each["methods"].items():
+            if figures["auroc"]["high"] < 0.5:
+                score = {"nll": "log p", "sure": "its sureness of a class"}.get(method, f"its {method}")
+                text = f"{name} ({each['rule']}): {score} is higher there than on the model's own test rows"
+                say(f"{text}, AUROC {figures['auroc']['value']:.3f}", outside)
     doctor = uses["detect"].get("doctor", {})
     if (doctor.get("value") or {}).get("mostly_complexity"):
         say(doctor["value"]["sentence"], doctor)

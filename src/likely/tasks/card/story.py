@@ -79,11 +79,13 @@ def title(card: dict[str, Any]) -> str:
 def lead(card: dict[str, Any]) -> str:
     """One sentence on what the model is."""
     size = card["size"]
-    given = f" given {size['condition']['value']}" if "value" in size["condition"] else ""
     data = card["provenance"]["data"].get("value", "data that the ledger does not name")
     family = card["family"].get("value", "model of an unknown family")
-    about = size["space"].get("value", "a space that was not recorded")
-    return f"A {family} model of {data}: x in {about}{given}."
+    about = size["about"].get("value", "a space that was not recorded")
+    count = len(card["provenance"]["classes"].get("value") or ())
+    classes = f", and {count} classes" if count and "value" in size["condition"] else ""
+    article = "An" if family[0] in "aeiou" else "A"
+    return f"{article} {family} model of {data}: {about}{classes}."
 
 
 def headline(card: dict[str, Any]) -> list[tuple[Cell, str]]:
@@ -115,6 +117,8 @@ def _size(size: dict[str, Any], t: Teller) -> Section:
         ("parts", t.cell(size["parts"], lambda v: ", ".join(f"{k} {n:,}" for k, n in v.items()) or "none")),
         ("numbers that are kept and not trained", t.cell(size["buffers"])),
         ("type of number", t.cell(size["dtype"])),
+        ("x", t.cell(size["space"])),
+        ("given", t.cell(size["condition"])),
         ("dimensions of x", t.cell(size["dims"])),
         ("latent dimensions", t.cell(size["latent"])),
         ("multiply-adds of one score", t.cell(size["score"])),
@@ -295,7 +299,7 @@ def _details(uses: dict[str, Any], t: Teller) -> list[Section]:
     if "value" in sets:
         methods = list(next(iter(sets["value"].values()))["methods"])
         rows = [
-            [Cell(name)] + [_auroc(each["methods"][method]["auroc"], t.lines(sets)) for method in methods]
+            [Cell(name, t.lines(sets)), *(_auroc(each["methods"][method]["auroc"]) for method in methods)]
             for name, each in sets["value"].items()
         ]
         lead = "AUROC of each score, with 95 % intervals: 1 is perfect, 0.5 guessing; below that strangers look better."
@@ -311,9 +315,9 @@ def _details(uses: dict[str, Any], t: Teller) -> list[Section]:
     return found
 
 
-def _auroc(figure: dict[str, float], lines: tuple[int, ...]) -> Cell:
+def _auroc(figure: dict[str, float]) -> Cell:
     text = f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
-    return Cell(text, lines, "bad" if figure["high"] < 0.6 else "")
+    return Cell(text, (), "bad" if figure["high"] < 0.6 else "")
 
 
 def _failures(card: dict[str, Any], t: Teller) -> Section:
@@ -329,7 +333,7 @@ def _provenance(p: dict[str, Any], t: Teller) -> Section:
         ("licence of the data", t.cell(p["data_licence"])),
         ("note", t.cell(p["data_note"])),
         ("rows", t.cell(p["rows"], _pairs)),
-        ("how they were split", t.cell(p["split_rule"], _pairs)),
+        ("how they were split", t.cell(p["split_rule"], lambda v: v.get("meaning") or _pairs(v))),
         ("SHA-256 of the splits", t.cell(p["splits"], _hashes)),
         ("classes", t.cell(p["classes"], ", ".join)),
         ("started from", t.cell(p["started_from"], _pairs)),
