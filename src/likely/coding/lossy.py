@@ -292,7 +292,7 @@ def encode(model: Any, x: Tensor, rate: float) -> tuple[Stack, Tensor, float]:
     given = next(program)
     for value in values:
         centre, table = tables(given)
-        k = (value - centre).round().clamp(-HALF, HALF - 1)
+        k = (given.rounded(value) - centre).round().clamp(-HALF, HALF - 1)
         found.append(table.interval(k.numpy().astype(np.int64).reshape(-1) + HALF))
         bits += float(given.bits(k + centre).sum())
         try:
@@ -309,14 +309,14 @@ def decode(model: Any, stack: Stack, height: int, width: int, rate: float, rows:
 
 def tables(given: Rounded) -> tuple[Tensor, Table]:
     """The centres of a picture's latents (1, C, S), on the grid, and the table of each, laid out flat."""
-    first = Rounded(given.function, *(part[:1] for part in given[1:]))
+    first = Rounded(given.function, *(part[:1] for part in given[1:5]))
     centre = torch.from_numpy(on_grid(first.centre) / GRID)
     parts = first.logits.shape[-1]
     if parts == 1 and not bool(first.mean.any()):
         index = on_grid(first.log_scale, GRID / _STEP).reshape(-1) - _LOW * _STEP
         listed = _scaled(first.function)
         return centre, Chosen(listed, np.clip(index, 0, len(listed) - 1))
-    logits, mean, log_scale = (on_grid(part).reshape(-1, parts) for part in first[2:])
+    logits, mean, log_scale = (on_grid(part).reshape(-1, parts) for part in first[2:5])
     return centre, Located(2 * HALF, logits, mean + HALF * GRID, log_scale, first.function)
 
 

@@ -84,7 +84,7 @@ def _charged(model: Any, x: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     given = next(program)
     for value in model.latents(x, at):
         centre, table = tables(given)
-        k = (value - centre).round().clamp(-HALF, HALF - 1)
+        k = (given.rounded(value) - centre).round().clamp(-HALF, HALF - 1)
         _, frequency = table.interval(k.long().numpy().reshape(-1) + HALF)
         charged.append(24 - torch.from_numpy(frequency).double().log2())
         says.append(given.bits(k + centre).flatten())
