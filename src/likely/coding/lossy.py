@@ -42,8 +42,8 @@ LIMIT = 1 << 22
 """Pixels of a picture, unless a codec is made with another limit: it is coded whole, in some 500 bytes a pixel."""
 HALF = 512
 """Latents are coded within this many steps of their centre; beyond, the encoder cuts them off."""
-_STEP, _LOW, _HIGH = 16, -4, 6
-"""Log-scales of tables: from -4 to 6 in steps of 1/16."""
+_STEP, _LOW, _HIGH = 64, -4, 6
+"""Log-scales of tables: from -4 to 6 in steps of 1/64."""
 
 Picture = Tensor
 Figures = dict[str, Any]
@@ -292,9 +292,9 @@ def encode(model: Any, x: Tensor, rate: float) -> tuple[Stack, Tensor, float]:
     given = next(program)
     for value in values:
         centre, table = tables(given)
-        k = (value - centre).round().clamp(-HALF, HALF - 1)
+        k = (given.rounded(value) - centre).round().clamp(-HALF, HALF - 1)
         found.append(table.interval(k.numpy().astype(np.int64).reshape(-1) + HALF))
-        bits -= float(given.log_mass(k + centre).sum()) / math.log(2)
+        bits += float(given.bits(k + centre).sum())
         try:
             given = program.send(k + centre)
         except StopIteration as end:
@@ -309,14 +309,14 @@ def decode(model: Any, stack: Stack, height: int, width: int, rate: float, rows:
 
 def tables(given: Rounded) -> tuple[Tensor, Table]:
     """The centres of a picture's latents (1, C, S), on the grid, and the table of each, laid out flat."""
-    first = Rounded(given.function, *(part[:1] for part in given[1:]))
+    first = Rounded(given.function, *(part[:1] for part in given[1:5]))
     centre = torch.from_numpy(on_grid(first.centre) / GRID)
     parts = first.logits.shape[-1]
     if parts == 1 and not bool(first.mean.any()):
         index = on_grid(first.log_scale, GRID / _STEP).reshape(-1) - _LOW * _STEP
         listed = _scaled(first.function)
         return centre, Chosen(listed, np.clip(index, 0, len(listed) - 1))
-    logits, mean, log_scale = (on_grid(part).reshape(-1, parts) for part in first[2:])
+    logits, mean, log_scale = (on_grid(part).reshape(-1, parts) for part in first[2:5])
     return centre, Located(2 * HALF, logits, mean + HALF * GRID, log_scale, first.function)
 
 

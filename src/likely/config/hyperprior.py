@@ -16,7 +16,7 @@ class Hyperprior(FamilyConfig):
     """A picture's rounded latents and how to code them: trained on bits + lambda x squared error, for several lambdas
     at once."""
 
-    free: ClassVar[frozenset[str]] = frozenset({"lams"})
+    free: ClassVar[frozenset[str]] = frozenset({"lams", "thrift", "relax"})
 
     family: Literal["hyperprior"] = "hyperprior"
 
@@ -48,6 +48,14 @@ class Hyperprior(FamilyConfig):
 
     latents: Literal["normal", "logistic"] = "normal"
     """The distribution of latents around what is predicted for them."""
+
+    thrift: Annotated[float, Field(ge=0)] = 15.0
+    """A latent is rounded towards its prediction where that saves more bits than this times the squared error that it
+    adds, in steps; 0 rounds to the nearest."""
+
+    relax: Literal["noise", "round"] = "noise"
+    """Whose bits the loss counts: those of latents with uniform noise instead of rounding, which are too many for
+    latents that are nearly always 0; or those of the rounded latents, whose gradient passes straight through."""
 
     @field_validator("lams")
     @classmethod
