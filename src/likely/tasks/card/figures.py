@@ -87,7 +87,7 @@ def figures_of(lines: list[Line]) -> dict[str, Any]:
         "samples": _samples(found["samples"]),
         "time": _time(lines, alive, size),
         "uses": {name: _use(found[name]) for name in found if name not in ("size", "samples")},
-        "curves": _curves(alive),
+        "curves": curves_of(alive),
         "provenance": _provenance(lines, size, found),
     }
     card["failures"] = _failures(card)
@@ -216,7 +216,7 @@ def _energy(start: Line, end: Line | None, busy: Fig) -> dict[str, Any]:
     }
 
 
-def _curves(alive: list[Line]) -> dict[str, Any]:
+def curves_of(alive: list[Line]) -> dict[str, Any]:
     """The lines of metrics as columns; the last line vouches for all before it, which the chain binds to it."""
     steps = [line for line in alive if line["kind"] == "step" and line.get("loss") is not None]
     valid = [line for line in alive if line["kind"] == "valid" and line.get("score") is not None]
