@@ -94,7 +94,12 @@ def kodak(codec: Pictures) -> None:
             totals.setdefault(name, []).append(line["bits_per_dim"])
     for name, rates in totals.items():
         better = sum(a < b for a, b in zip(totals["likely"], rates, strict=True))
-        line = {"bench": "pictures", "case": "kodak, mean of 12", "codec": name, "bits_per_dim": np.mean(rates).round(4)}
+        line = {
+            "bench": "pictures",
+            "case": "kodak, mean of 12",
+            "codec": name,
+            "bits_per_dim": np.mean(rates).round(4),
+        }
         record(OUT, line | {"likely_smaller_on": better}, ("pillow",))
 
 

@@ -216,6 +216,14 @@ def test_walks_films_completions_bytes(shelf: Shelf) -> None:
         complete.cleared(mixture, x, 2.0, True, 0)
 
 
+def test_the_command_line_writes_films(folder: Path, shell: Any) -> None:
+    shown = shell.json("sample", folder / "mixture", "-n", 3, "--seed", 1, "--film", "way.webp", "--out", "x.png")
+    with Image.open(shown["film"]) as found:
+        assert found.n_frames > 30
+    assert "in one go" in shell.mistake("sample", folder / "vae", "--film", "way.webp")
+    assert "ends in .webp" in shell.mistake("sample", folder / "mixture", "--film", "way.gif")
+
+
 def test_two_kinds_are_not_ranked(shelf: Shelf) -> None:
     joint, mixture, vae = (shelf.take(name) for name in ("joint", "mixture", "vae"))
     x = joint.data.test.x[:1]
