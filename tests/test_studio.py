@@ -67,7 +67,6 @@ def test_texts_from_elsewhere_are_escaped() -> None:
         pieces.buttons("field", [(evil, evil, "")]),
         pieces.facts({evil: evil}),
         charts.bars([evil], [1.0], 0, "="),
-        charts.curves({evil: [(0, 1), (1, 2)]}, evil, evil),
     ]
     for html in made:
         assert "<img src=x" not in html
@@ -215,6 +214,14 @@ def test_walks_films_completions_bytes(shelf: Shelf) -> None:
     assert "Where its bits are" in complete.compressed(mixture, x)
     with pytest.raises(TypeError, match="denoise needs"):
         complete.cleared(mixture, x, 2.0, True, 0)
+
+
+def test_the_command_line_writes_films(folder: Path, shell: Any) -> None:
+    shown = shell.json("sample", folder / "mixture", "-n", 3, "--seed", 1, "--film", "way.webp", "--out", "x.png")
+    with Image.open(shown["film"]) as found:
+        assert found.n_frames > 30
+    assert "in one go" in shell.mistake("sample", folder / "vae", "--film", "way.webp")
+    assert "ends in .webp" in shell.mistake("sample", folder / "mixture", "--film", "way.gif")
 
 
 def test_two_kinds_are_not_ranked(shelf: Shelf) -> None:
