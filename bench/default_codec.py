@@ -146,6 +146,7 @@ def main() -> None:
     data = Data(given.photos)
     print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), **fields}), flush=True)
     train(model, data, given)
+    model.settle()
     print(json.dumps({"end": judged(model, data.held)}), flush=True)
     if given.out:
         given.out.unlink(missing_ok=True)

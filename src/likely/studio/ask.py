@@ -183,7 +183,7 @@ def tab(desk: Desk) -> None:
     pixels, index, row = (look.field(f"ask-{name}") for name in ("pixels", "index", "row"))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            pad = look.html()
+            pad = look.html(elem_id="ask-pad")
             turn = gr.Slider(-180, 180, 0, step=5, label="Turn, degrees")
             blur = gr.Slider(0, 3, 0, step=0.1, label="Blur, pixels")
             invert = gr.Checkbox(label="Negative")
@@ -192,13 +192,17 @@ def tab(desk: Desk) -> None:
                 go = gr.Button("Ask", variant="primary", elem_id="ask-go")
                 stop = gr.Button("Stop", elem_id="ask-stop")
             look.html('<p class="lk-note">Paint on it, or choose a picture it has never seen:</p>')
-            choices = look.html()
+            choices = look.html(elem_id="ask-choices")
             files = gr.File(
-                label="Or drop pictures of your own", file_count="multiple", file_types=SUFFIXES, height=150
+                label="Or drop pictures of your own",
+                file_count="multiple",
+                file_types=SUFFIXES,
+                height=150,
+                elem_id="ask-files",
             )
         with gr.Column(scale=7, min_width=300):
-            several = look.html(visible=False)
-            out = look.html(pieces.hint("Choose a model above."))
+            several = look.html(visible=False, elem_id="ask-several")
+            out = look.html(pieces.hint("Choose a model above."), elem_id="ask-out")
 
     def ask(loaded: Loaded, told: Told, pixels: str, turn: float, blur: float, invert: bool, given: int | None) -> str:
         if not pixels:

@@ -185,8 +185,8 @@ def tab(desk: Desk) -> None:
                 look.html('<p class="lk-note">… or move along the directions in which pictures differ most:</p>')
                 sliders = [gr.Slider(-3, 3, 0, step=0.1, label=f"Direction {i + 1}, deviations") for i in range(AXES)]
         with gr.Column(scale=7, min_width=300):
-            out = look.html(pieces.hint("Draw, and see what the model imagines."))
-            place = look.html()
+            out = look.html(pieces.hint("Draw, and see what the model imagines."), elem_id="make-out")
+            place = look.html(elem_id="make-place")
 
     def start(loaded: Loaded, told: Told) -> Any:
         own, classes = ways(loaded), [ANY, *(loaded.classes or ())]

@@ -57,7 +57,7 @@ def verdict(text: str, kind: str = "", beside: str = "") -> str:
 
 def problem(text: str) -> str:
     """What went wrong, where the answer would be."""
-    return f'<p class="lk-problem" role="alert">{escape(text[:1].upper() + text[1:])}.</p>'.replace("..<", ".<")
+    return f'<p class="lk-problem" role="alert">{escape(text.removesuffix("."))}.</p>'
 
 
 def hint(text: str) -> str:

@@ -156,7 +156,7 @@ def _line(entries: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
 def tab(desk: Desk) -> None:
     """Build the tab and say what its events do."""
     pick = look.field("runs-pick")
-    table, chosen = look.html(), look.html()
+    table, chosen = look.html(elem_id="runs-table"), look.html(elem_id="runs-one")
 
     def shown(name: str | None) -> Any:
         names = desk.shelf.names()

@@ -333,7 +333,7 @@ def _provenance(p: dict[str, Any], t: Teller) -> Section:
         ("licence of the data", t.cell(p["data_licence"])),
         ("note", t.cell(p["data_note"])),
         ("rows", t.cell(p["rows"], _pairs)),
-        ("how they were split", t.cell(p["split_rule"], _pairs)),
+        ("how they were split", t.cell(p["split_rule"], lambda v: v.get("meaning") or _pairs(v))),
         ("SHA-256 of the splits", t.cell(p["splits"], _hashes)),
         ("classes", t.cell(p["classes"], ", ".join)),
         ("started from", t.cell(p["started_from"], _pairs)),
