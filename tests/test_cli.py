@@ -189,7 +189,7 @@ def test_recipe_with_overrides_and_resume(shell: Shell) -> None:
         'family = "vae"\n[model]\nlatent = 2\nhidden = [8]\n[data]\nsource = "digits"\nlimit = 40\n'
         "[train]\nsteps = 4\nbatch = 8\n"
     )
-    done = shell.json("train", "recipe.toml", "lr=3e-4", "model.latent=3", "valid_rows=8", "--out", "run")
+    done = shell.json("train", "recipe.toml", "lr=3e-4", "--out", "run", "model.latent=3", "--json", "valid_rows=8")
     assert (done["reason"], done["step"]) == ("steps", 4)
     start = json.loads(Path("run/ledger.jsonl").read_text().splitlines()[0])
     assert start["asked"]["recipe"]["train"]["lr"] == 3e-4

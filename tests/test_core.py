@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 import os
 import random
@@ -541,13 +540,6 @@ assert state() == before, [a == b for a, b in zip(state(), before)]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_page_about_the_core_is_true():
-    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    failed, tried = doctest.testfile(str(ROOT / "docs" / "core.md"), module_relative=False, optionflags=flags)
-    assert tried > 20
-    assert failed == 0
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -222,6 +222,43 @@ class Normal(Observation):
         return parameters.chunk(2, 1)[0]
 
 
+class LogisticsOnGrid(Observation):
+    """Ordered integers: mixtures of discretised logistics whose parameters are integers, one channel.
+
+    Log-weights, means (in levels) and log-scales (of scales in levels), `components` each, all in units of 1/256 and
+    held as they are in floating point: the very numbers that integer frequency tables are looked up with. Open tails.
+    """
+
+    def __init__(self, space: Integers, components: int) -> None:
+        super().__init__(space)
+        if self.channels != 1:
+            raise ValueError(f"space has {self.channels} channels; logistics on a grid accept 1")
+        self.levels, self.components, self.parameters, self.uniforms = space.levels, components, 3 * components, 2
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logit, mean, log_scale = (parameters / 256).chunk(3, 1)
+        return logit.log_softmax(1), mean, log_scale
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        logit, mean, log_scale = self._split(parameters)
+        inverse, x = (-log_scale).exp(), x.to(parameters.dtype)
+        upper = F.logsigmoid((x + 0.5 - mean) * inverse)
+        lower = F.logsigmoid((mean - x + 0.5) * inverse)
+        inside = (-torch.expm1(-inverse)).log()  # see DiscretisedLogisticMixture
+        mass = torch.where(x == 0, upper, torch.where(x == self.levels - 1, lower, upper + lower + inside))
+        return (mass + logit).logsumexp(1)
+
+    def sample(self, parameters: Tensor, u: Tensor) -> Tensor:
+        logit, mean, log_scale = self._split(parameters)
+        chosen = _invert(logit.exp(), u[:, 0], 1)[:, None]
+        shift = (u[:, 1:].log() - torch.log1p(-u[:, 1:])) * log_scale.gather(1, chosen).exp()
+        return (mean.gather(1, chosen) + shift).round().clamp(0, self.levels - 1).long()
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        logit, mean, _ = self._split(parameters)
+        return (logit.exp() * mean).sum(1, keepdim=True).clamp(0, self.levels - 1)
+
+
 class Conditional(NamedTuple):
     """The distribution of one site of an `Ordered` model: an observation and its parameters (B, P)."""
 
@@ -235,6 +272,50 @@ class Conditional(NamedTuple):
     def sample(self, u: Tensor) -> Tensor:
         """The site's values (B, C) from uniforms (B, U)."""
         return self.observation.sample(self.parameters, u)
+
+
+class Rounded(NamedTuple):
+    """Numbers that were rounded to centre + k for integers k: P(k) is what a mixture has on [k - 1/2, k + 1/2].
+
+    `centre` is (B, C, S); `logits`, `mean` (from the centre) and `log_scale` of the M parts are (B, C, S, M). A value is
+    rounded to the second nearest where that lies nearer to the centre and saves more bits than `thrift` times what it
+    adds to the squared error; with 0 always to the nearest.
+    """
+
+    function: Literal["logistic", "normal"]
+    centre: Tensor
+    logits: Tensor
+    mean: Tensor
+    log_scale: Tensor
+    thrift: float = 0.0
+
+    @torch.no_grad()
+    def rounded(self, value: Tensor) -> Tensor:
+        """centre + k for each value, the centre taken to the nearest 1/256: as the coder has it."""
+        centre = (self.centre * 256).round() / 256
+        k = (value - centre).round()
+        if not self.thrift:
+            return k + centre
+        less = k - k.sign()
+        saved = self.bits(k + centre) - self.bits(less + centre)
+        added = (value - centre - less).square() - (value - centre - k).square()
+        return torch.where(saved > self.thrift * added, less, k) + centre
+
+    def log_mass(self, value: Tensor) -> Tensor:
+        """log of the mass within 1/2 of a value, (B, C, S) in nats: log P(k) at centre + k, a density between them."""
+        inverse = (-self.log_scale).exp()
+        away = ((value - self.centre)[..., None] - self.mean).abs()
+        upper, lower = (0.5 - away) * inverse, (-0.5 - away) * inverse  # mirrored to where F is far from 1
+        if self.function == "logistic":  # log(F(a) - F(b)) = log F(a) + log F(-b) + log(1 - exp(b - a))
+            mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + (-torch.expm1(-inverse)).log()
+        else:  # log(F(a) - F(b)) = log F(a) + log(1 - F(b) / F(a))
+            above = torch.special.log_ndtr(upper)
+            mass = above + (-torch.expm1(torch.special.log_ndtr(lower) - above)).log()
+        return (mass + self.logits.log_softmax(-1)).logsumexp(-1)
+
+    def bits(self, value: Tensor) -> Tensor:
+        """What a rounded value costs in a table of integers that add up to 2^24, each 1 or more; (B, C, S)."""
+        return -torch.log2(self.log_mass(value).exp() + 2.0**-24)
 
 
 def observation(kind: Kind, space: Any, components: int = 10) -> Observation:

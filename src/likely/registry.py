@@ -30,12 +30,14 @@ FAMILIES: dict[str, Entry] = {
     "flow": Entry("likely.config.flow:Flow", "likely.families.flow"),
     "residual": Entry("likely.config.residual:Residual", "likely.families.flow.residual"),
     "integer-flow": Entry("likely.config.integer_flow:IntegerFlow", "likely.families.flow.integer"),
+    "pyramid": Entry("likely.config.pyramid:Pyramid", "likely.families.pyramid"),
     "continuous-flow": Entry("likely.config.continuous_flow:ContinuousFlow", "likely.families.flow.continuous"),
     "diffusion": Entry("likely.config.diffusion:Diffusion", "likely.families.diffusion"),
     "meanflow": Entry("likely.config.meanflow:MeanFlow", "likely.families.diffusion.meanflow"),
     "consistency": Entry("likely.config.consistency:Consistency", "likely.families.diffusion.consistency"),
     "joint": Entry("likely.config.joint:Joint", "likely.families.joint"),
     "hybrid": Entry("likely.config.hybrid:Hybrid", "likely.families.joint.hybrid"),
+    "hyperprior": Entry("likely.config.hyperprior:Hyperprior", "likely.families.hyperprior"),
 }
 
 

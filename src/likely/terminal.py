@@ -35,6 +35,10 @@ class Stage:
         """Show that `done` rows are done."""
         self._bar.update(self._task, completed=done)
 
+    def says(self, done: int, name: str) -> None:
+        """Show that `done` rows are done, under another name: what is reached so far."""
+        self._bar.update(self._task, completed=done, description=name)
+
     def of(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done, for work whose size turns out on the way."""
         self._bar.update(self._task, completed=done, total=total)
@@ -83,13 +87,19 @@ def tour_story(r: dict[str, Any], page: Path) -> None:
         out.print("   " + "   ".join("".join(shades[p * 9 // top] for p in row) for row in line), markup=False)
     out.print("   " + "          ".join(str(r["samples"]["labels"][i]) for i in range(8)), markup=False)
 
-    out.print("\n[bold]2. How likely the test digits are[/]")
+    file = r["file"]
+    out.print("\n[bold]2. How likely the test digits are, and how small that makes them[/]")
     table = Table(box=None, padding=(0, 3), show_header=False)
     bits = f"{r['kind']} {r['bits_per_dim']:.3f} ± {r['bits_per_dim_stderr']:.3f}"
-    table.add_row("this model", f"[bold]{bits}[/] bits per dimension")
+    table.add_row("this model says", f"{bits}", "bits per dimension")
+    table.add_row("its file, with labels", f"  [bold]{file['bits_per_dim']:.3f}[/]", bar(file["bits_per_dim"], "blue"))
     for name, value in r["codecs"].items():
-        table.add_row(f"{name}, one file for all", f"  {value:.2f}")
+        told = "not installed" if value is None else f"{value:.2f}"
+        table.add_row(f"{name}, one file", f"  {told}", bar(value or 0, "dim"))
     out.print(table)
+    out.print(
+        f"   all {half} test digits and their labels in {file['bytes']:,} bytes, decoded again and compared",
+    )
 
     out.print(f"\n[bold]3. The same {half} digits, turned by 90 degrees[/]")
     table = Table(box=None, padding=(0, 2), header_style="dim")
@@ -117,8 +127,15 @@ def tour_story(r: dict[str, Any], page: Path) -> None:
         out.print(f"   {what:<12} [{style}]{shown_one['sentence']}[/]", soft_wrap=True)
     out.print(f"\nThe page with pictures: [bold]{page}[/]   ({r['seconds']:.0f} s in all)", soft_wrap=True)
     out.print(
-        f"Go on: likely sample {r['run']} | likely evaluate {r['run']} | likely decide {r['run']}", soft_wrap=True
+        f"Go on: likely sample {r['run']} | likely evaluate {r['run']} | likely decide {r['run']} | "
+        f"likely decompress {file['path']} --run {r['run']}",
+        soft_wrap=True,
     )
+
+
+def bar(value: float, style: str) -> str:
+    """A bar of four signs a bit."""
+    return f"[{style}]{'█' * round(4 * value)}[/]"
 
 
 def comparison_table(r: dict[str, Any]) -> None:

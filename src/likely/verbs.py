@@ -219,6 +219,35 @@ class JointBound(Protocol):
         ...
 
 
+@runtime_checkable
+class Lossy(Protocol):
+    """Pictures of any height and width as rounded latents: fewer bits, and not the same pictures.
+
+    There is no log p(x) in it: bits are those of the latents. `lams` are the weights of the squared error (of numbers
+    on the scale 0 .. 255, a mean over pixels and channels) against bits per pixel, one for each rate 1, 2, ..., rising;
+    anything between two rates is a rate too. `multiple` is what heights and widths are filled up to inside.
+    """
+
+    lams: tuple[float, ...]
+    multiple: int
+
+    def latents(self, x: Tensor, rate: Tensor) -> list[Tensor]:
+        """The numbers to be rounded, in groups (B, C, S), of x (B, C, H, W) at rates (B,)."""
+        ...
+
+    def groups(self, height: int, width: int, rate: Tensor) -> Any:
+        """A program for B pictures: yields the `Rounded` of each group, takes its values, returns all of them."""
+        ...
+
+    def reconstruct(self, y: Tensor, height: int, width: int, rate: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) on the scale 0 .. 255, not yet rounded, from what `groups` returned."""
+        ...
+
+    def rate_distortion(self, x: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Bits of the rounded latents under the model, and the mean squared error of the picture, (B,) each."""
+        ...
+
+
 VERBS: dict[str, Any] = {
     verb.__name__: verb
     for verb in (
@@ -237,6 +266,7 @@ VERBS: dict[str, Any] = {
         Denoiser,
         Joint,
         JointBound,
+        Lossy,
     )
 }
 

@@ -8,6 +8,7 @@ been saved.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import warnings
 
@@ -17,6 +18,7 @@ from tyro.conf import FlagCreatePairsOff
 from likely.cli.ask import decide, detect, evaluate, profile
 from likely.cli.cards import card, compare, verify
 from likely.cli.make import compress, decompress, denoise, impute, info, sample
+from likely.cli.studio import studio
 from likely.cli.train import check, data, describe, families, resume, split, tour, train
 
 COMMANDS = {
@@ -41,6 +43,7 @@ COMMANDS = {
     "describe": describe,
     "check": check,
     "data": data,
+    "studio": studio,
 }
 
 
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
             prog="likely",
             description="Train a deep generative model on your own data, then ask: how likely is this? which class, "
             "how sure, have I seen its kind before? make more.",
-            args=arguments,
+            args=_together(arguments),
             config=(FlagCreatePairsOff,),
         )
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -75,6 +78,24 @@ def _known(arguments: list[str]) -> None:
         near = difflib.get_close_matches(arguments[0], COMMANDS, 1, 0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"accepts {', '.join(COMMANDS)}"
         raise ValueError(f"command is {arguments[0]!r}; {hint}")
+
+
+def _together(arguments: list[str]) -> list[str]:
+    """The arguments with all `key=value` words where the first one stands: the parser takes them side by side only.
+
+    >>> _together(["train", "vae", "lr=3e-4", "--data", "digits", "latent=8"])
+    ['train', 'vae', 'lr=3e-4', 'latent=8', '--data', 'digits']
+    """
+    flags = ("--json", "--force", "--conditional")
+    words = [
+        i
+        for i, word in enumerate(arguments)
+        if re.match(r"[A-Za-z_][\w.]*=", word) and (arguments[i - 1] in flags or not arguments[i - 1].startswith("-"))
+    ]
+    if not words:
+        return arguments
+    others = [word for i, word in enumerate(arguments) if i not in words]
+    return [*others[: words[0]], *(arguments[i] for i in words), *others[words[0] :]]
 
 
 def _sentence(error: Exception) -> str:

@@ -25,6 +25,9 @@ from likely.cli.common import (
     rows_of,
     unwritten,
 )
+from likely.cli.field import compress_field, decompress_field
+from likely.cli.lossy import compress_lossy, decompress_lossy
+from likely.cli.pictures import compress_pictures, decompress_pictures
 
 
 def sample(
@@ -34,6 +37,7 @@ def sample(
     how: Positional[Words] = (),
     seed: Count = None,
     out: Place = None,
+    film: Place = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -47,19 +51,22 @@ def sample(
             model takes every class in turn.
         seed: Seed of the draws; without it a fresh one is taken, and reported.
         out: .png, .npz or .csv file; a new RUN/samples-SEED by default.
+        film: Also write an animated .webp of how the first 8 draws come about, for models that go a way to them.
     """
     import secrets
 
     from likely.config.recipe import settings_of
     from likely.logprob import sample as draw
+    from likely.tasks.film import animation, has_film
+    from likely.tasks.film import film as way_of
     from likely.tasks.learn import classes_of, recipe_of
-    from likely.tasks.pictures import save_values, suffixes
+    from likely.tasks.pictures import is_picture, save_values, suffixes
     from likely.tasks.samples import digest
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
     from likely.verbs import name_of
 
-    unwritten(force, out)
+    unwritten(force, out, film)
     recipe_of(run)
     model = load_model(run)
     settings = settings_of(how)
@@ -71,11 +78,20 @@ def sample(
     path = out or fresh(run / f"samples-{chosen}{suffixes(model.space)[0]}")
     if path.suffix.lower() not in suffixes(model.space):
         raise ValueError(f"out is {path}; accepts {', '.join(suffixes(model.space))} for values of {model.space}")
+    if film is not None and not has_film(model):
+        raise ValueError(f"film is {film}, but {name_of(model)} draws in one go: there is no way to show; leave it out")
+    if film is not None and (film.suffix.lower() != ".webp" or not is_picture(model.space)):
+        raise ValueError(f"film is {film} of {model.space}; accepts a name that ends in .webp, for pictures")
     with Stage("sampling", n) as stage:
         draws = draw(model, n, labels, seed=chosen, progress=stage.advance)
     save_values(draws, model.space, path)
     record = {"n": n, "seed": chosen, "y": None if labels is None else labels.tolist(), "sha256": digest(draws)}
-    record |= {"how": settings, "out": str(path)}
+    if film is not None:
+        few = min(n, 8)
+        frames = list(way_of(model, few, None if labels is None else labels[:few], seed=chosen))
+        film.parent.mkdir(parents=True, exist_ok=True)
+        film.write_bytes(animation(frames, model.space))
+    record |= {"how": settings, "out": str(path), "film": None if film is None else str(film)}
     Ledger(run).append("sample", figures=record)
     give(record, f"{n} draws of seed {chosen}: {path}", None, json)
 
@@ -232,11 +248,17 @@ def impute(
 
 
 def compress(
-    run: Positional[Run],
+    run: Positional[Annotated[Path | None, arg(metavar="RUN")]] = None,
     inputs: Positional[Annotated[str | None, arg(metavar="INPUTS")]] = None,
     out: Annotated[Path | None, arg(metavar="PATH", aliases=("-o",))] = None,
     split: Split = "test",
     limit: Count = None,
+    rate: float | None = None,
+    default: bool = False,
+    field: Annotated[Path | None, arg(metavar="PICTURE")] = None,
+    lam: float = 1e-3,
+    steps: int = 2000,
+    seed: Seed = 0,
     force: Force = False,
     json: Json = False,
 ) -> int:
@@ -246,22 +268,52 @@ def compress(
     then 1.
 
     Args:
-        run: The run folder of a model that can code: autoregressive, mixture of categoricals, integer flow, VAE.
+        run: The run folder of a model that can code: autoregressive, mixture of categoricals, integer flow, VAE, or a
+            joint of one of them; or of a pyramid, which codes pictures of any sizes.
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         out: The file; a new INPUTS.lkz by default.
-        limit: Compress the first rows only.
+        limit: Compress the first rows or pictures only.
+        rate: Of a lossy model (hyperprior), for pictures of any sizes: 1 for the smallest files, 2, 3, ... for better
+            ones, or between; the middle one by default.
+        default: No run, but the model that comes with the package, for grey and RGB pictures of any sizes: give
+            --default PICTURES.
+        field: Lossy, and without a model: fit a neural field to this one picture, which takes minutes. Ctrl-C ends the
+            fitting early, after some last steps, and the file holds what was reached; before the first step nothing is
+            written.
+        lam: With --field: MSE + lam bits/pixels is made small, 0.01 for small files, 0.0001 for good ones.
+        steps: With --field: steps of gradient; the more, the better.
     """
     from likely.coding import Codec
+    from likely.coding.programs import AnySize
     from likely.tasks.compress import compress as write
-    from likely.tasks.compress import gather, sentence
+    from likely.tasks.compress import gather, pictures_in
+    from likely.tasks.compressed import sentence
     from likely.tasks.learn import classes_of
     from likely.terminal import Stage, give, say
     from likely.train import Ledger, load_model
+    from likely.verbs import Lossy, has, name_of
 
     unwritten(force, out)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; accepts 1 or more")
-    codec = Codec(load_model(run))
+    if field is not None:
+        if run is not None:
+            raise ValueError(f"run is {run} and field {field}; a neural field needs no run: give one of them")
+        return compress_field(field, out, lam, steps, seed, json)
+    if default:
+        if run is None or inputs is not None:
+            raise ValueError(f"inputs is {inputs}; with --default give a picture or a folder of pictures, and no run")
+        return compress_pictures(load_model("default"), run, out, limit, json)
+    if run is None:
+        raise ValueError("run is missing; give the run folder of a model, --default PICTURES or --field PICTURE")
+    model = load_model(run)
+    if has(model, Lossy):
+        return compress_lossy(run, model, inputs, out, split, limit, rate, json)
+    if rate is not None:
+        raise ValueError(f"rate is {rate}, but {name_of(model)} is no lossy model: what it codes comes back as it was")
+    if inputs is not None and isinstance(model, AnySize) and pictures_in(Path(inputs)):
+        return compress_pictures(model, Path(inputs), out, limit, json)
+    codec = Codec(model)
     found = gather(inputs or data_of(run, None), codec.model, split=split, limit=limit, classes=classes_of(run))
     for name, why in found.refused.items():
         say(f"left out: {why if name in why else f'{name}: {why}'}")
@@ -281,6 +333,8 @@ def decompress(
     archive: Positional[Archive],
     out: Annotated[Path | None, arg(metavar="FOLDER", aliases=("-o",))] = None,
     run: Place = None,
+    only: Annotated[str | None, arg(metavar="NAME")] = None,
+    crop: Annotated[str | None, arg(metavar="TOP,LEFT,HEIGHT,WIDTH")] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -290,7 +344,10 @@ def decompress(
         archive: The file.
         out: The folder for what is in it: pictures under their names, other data as x.npz. By default a new one named
             after the file.
-        run: The run folder whose model wrote the file; by default it is looked for in runs/.
+        run: The run folder whose model wrote the file; by default it is the model that comes with the package, or
+            looked for in runs/.
+        only: Of a file of pictures of any sizes this one alone, by name or number from 0.
+        crop: Of the one picture this part alone; no more is decoded than it takes.
     """
     from likely.coding import Codec
     from likely.tasks.compress import decompress as restore
@@ -303,12 +360,19 @@ def decompress(
         raise ValueError(f"out is {folder}, a file; accepts a folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise ValueError(f"out is {folder}, which is not empty; choose another folder, or --force to write into it")
-    blob = archive.read_bytes()
-    record = look(blob)
-    found, model = model_for(blob, run)
+    record = look(archive)
+    if "pictures" in record and not record.get("lossy"):
+        return decompress_pictures(archive, folder, model_for(archive, run), only, crop, json)
+    if only is not None or crop is not None:
+        raise ValueError(f"only and crop are for lossless files of pictures of any sizes; {archive} is none")
+    if record.get("lossy") and "model" not in record["header"]:
+        return decompress_field(archive.read_bytes(), archive, folder, json)
+    found, model = model_for(archive, run)
+    if record.get("lossy"):
+        return decompress_lossy(archive.read_bytes(), record["rows"], folder, found, model, json)
     with Stage("decompressing", record["rows"]) as stage:
-        rows, paths = restore(Codec(model), blob, folder, stage.advance)
-    told = {"rows": len(rows.x), "out": str(folder), "files": len(paths), "run": str(found)}
+        rows, paths = restore(Codec(model), archive.read_bytes(), folder, stage.advance)
+    told = {"rows": len(rows.x), "out": str(folder), "files": len(paths), "run": found}
     told |= {"sha256": record["header"]["content"]["sha256"]}
     give(told, f"{len(rows.x)} rows, exactly as they were, in {folder} (model of {found})", None, json)
 
@@ -320,8 +384,8 @@ def info(archive: Positional[Archive], json: Json = False) -> None:
         archive: The file.
     """
     from likely.tasks.compress import describe as look
-    from likely.tasks.compress import sentence
+    from likely.tasks.compressed import sentence
     from likely.terminal import give
 
-    record = look(archive.read_bytes())
+    record = look(archive)
     give(record, sentence(record), None, json)

@@ -11,16 +11,25 @@ from likely.coding.errors import (
     NumericsMismatch,
     UnsupportedVersion,
 )
+from likely.coding.lossy import Decoded, LossyCodec
+from likely.coding.opened import Band, Opened
+from likely.coding.pictures import Picture, Pictures
 
 __all__ = [
+    "Band",
     "Codec",
     "CodecError",
     "CorruptChunk",
     "CorruptHeader",
     "DecodeMismatch",
+    "Decoded",
+    "LossyCodec",
     "ModelMismatch",
     "NotACodecFile",
     "NumericsMismatch",
+    "Opened",
+    "Picture",
+    "Pictures",
     "Report",
     "Rows",
     "UnsupportedVersion",

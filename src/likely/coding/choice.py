@@ -7,14 +7,20 @@ from typing import Any
 from likely.coding.errors import CorruptHeader
 from likely.coding.header import Coding
 from likely.coding.latent import FEW_ROWS, BitsBack, Lattice, TwoPart, why_not
-from likely.coding.programs import Factored
+from likely.coding.programs import AnySize, Factored
 from likely.coding.schemes import Scheme, Sequential
 from likely.coding.tables import MOST
 from likely.logprob import scoring
 from likely.space import Integers
-from likely.verbs import Latent, Ordered, has, name_of, verbs
+from likely.verbs import Latent, Lossy, Ordered, has, name_of, verbs
 
 SEQUENTIAL, LATENT = (Sequential,), (TwoPart, BitsBack)
+
+
+def coded(model: Any) -> Any:
+    """What is coded of a model: of a joint with one conditional model, that one, for a file holds y and x given y."""
+    part = getattr(model, "given_y", None)
+    return model if part is None else part
 
 
 def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
@@ -35,8 +41,19 @@ def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
         if not lacks:
             return LATENT
         raise TypeError(f"{what} is Latent, but {lacks}")
+    if has(model, Lossy):
+        raise TypeError(f"{what} is Lossy: what it codes comes back changed; likely.coding.LossyCodec does that")
     can = ", ".join(verbs(model)) or "nothing that likely.verbs knows"
     raise TypeError(f"{what} is {can}; accepts Ordered, Latent with normal posteriors, or an integer flow")
+
+
+def tiled(model: Any) -> None:
+    """Raises `TypeError` saying why where a model cannot code pictures of any sizes."""
+    what = f"pictures of any sizes need a model that says so; {name_of(model)}"
+    if not isinstance(model, AnySize):
+        raise TypeError(f"{what} has no `at`; accepts pictures of {model.space} alone, with likely.coding.Codec")
+    if model.condition is not None:
+        raise TypeError(f"{what} is conditioned on {model.condition}; accepts models of p(x)")
 
 
 def scheme_for(model: Any, rows: int, group: int | None = None, name: str | None = None) -> Scheme:
@@ -45,7 +62,8 @@ def scheme_for(model: Any, rows: int, group: int | None = None, name: str | None
     if name is not None and name not in known:
         raise ValueError(f"scheme is {name!r}; {name_of(model)} accepts {', '.join(known)}")
     if SEQUENTIAL[0].name in known:
-        return Sequential(model, min(group or 64, rows))
+        # a network works best on many rows at once, up to some 10^5 numbers that it keeps in mind for each layer
+        return Sequential(model, min(group or min(256, max(16, (1 << 18) // model.space.dims)), rows))
     few = rows < FEW_ROWS if name is None else name == TwoPart.name
     with scoring(model):
         # every group borrows once, so groups grow with the rows: their initial bits stay some thousandths of the whole

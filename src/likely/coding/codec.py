@@ -11,11 +11,8 @@ bits); each chunk's checksum; that the coder ends where it began; the content's 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +24,11 @@ from torch import Tensor, nn
 
 from likely.coding import container
 from likely.coding.ans import Stack
-from likely.coding.choice import scheme_for, scheme_of
+from likely.coding.choice import coded, scheme_for, scheme_of
 from likely.coding.container import Archive, Chunk, Kind
-from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, ModelMismatch, NumericsMismatch
+from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
+from likely.coding.files import replace
+from likely.coding.guard import check_model, check_numerics, frozen
 from likely.coding.header import (
     Coding,
     Content,
@@ -41,6 +40,7 @@ from likely.coding.header import (
     dtype_of,
     header_of,
     model_hash,
+    numerics_of,
 )
 from likely.coding.schemes import Scheme
 from likely.logprob import check_condition, log_prob, scoring
@@ -98,10 +98,11 @@ class Report:
 class Codec:
     """Lossless compression of a model's rows. Raises `TypeError` where the model has no verb that serves.
 
-    The model is copied and used in float64 on the CPU. `scheme` is sequential for `Ordered` models and integer flows;
-    for latent models bits-back, or two-part, which is chosen for fewer than 20 rows. `group` rows are coded together
-    (64, or what suits the scheme; fewer where there are fewer rows), `chunk` rows make a chunk that can be decoded by
-    itself. `limit` is the largest number of numbers that a file may hold.
+    The model is copied and used in float64 on the CPU; of a joint p(x, y) it is p(x given y), and labels are coded with
+    the rows. `scheme` is sequential for `Ordered` models and integer flows; for latent models bits-back, or two-part,
+    which is chosen for fewer than 20 rows. `group` rows are coded together (up to 256, as suits scheme and size; fewer
+    where there are fewer rows), `chunk` rows make a chunk that can be decoded by itself. `limit` is the largest number
+    of numbers that a file may hold.
     """
 
     def __init__(
@@ -116,9 +117,10 @@ class Codec:
         for name, value in (("group", group), ("chunk", chunk)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; accepts a number of rows, 1 or more")
+        model = coded(model)
         scheme_for(model, 1, name=scheme)
         self.hash = model_hash(model)
-        self.model: Any = copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False)
+        self.model = frozen(model)
         self.space: Integers = self.model.space
         self.scheme, self.group, self.chunk, self.limit = scheme, group, chunk, limit
         self._fingerprints: dict[Coding, str] = {}
@@ -142,12 +144,14 @@ class Codec:
         """
         x, y, n = self._checked(x, y)
         scheme = scheme_for(self.model, n, self.group, self.scheme)
-        chunks = []
+        chunks, nats = [], torch.zeros(n, dtype=torch.float64)
         with scoring(self.model):
             for part in self._parts(n, scheme):
-                chunks.append(self._chunk(scheme, x[part], None if y is None else y[part], verify))
+                chunks.append(self._chunk(scheme, x[part], None if y is None else y[part], nats[part], verify))
                 if progress is not None:
                     progress(part.stop)
+        if not scheme.exact:
+            nats = log_prob(self.model, x, y).nats
         if notes:
             chunks.append(container.notes(notes))
         header = Header(
@@ -155,10 +159,10 @@ class Codec:
             content=Content(
                 rows=n,
                 sha256=content_hash(x, y, self.space, self.model.condition),
-                nll_bits=self._nll_bits(x, y),
+                nll_bits=round(float(-nats.sum() / math.log(2))),
             ),
             model=Written(family=name_of(self.model), sha256=self.hash),
-            numerics=Numerics(fingerprint=self.fingerprint(scheme.coding)),
+            numerics=Numerics(profile=numerics_of(self.model), fingerprint=self.fingerprint(scheme.coding)),
             space=self.space,
         )
         return container.write(header.to_json(), chunks)
@@ -215,7 +219,7 @@ class Codec:
         blob = self.compress(x, y)
         self.read(blob)
         archive = container.read(blob)
-        scheme = scheme_of(self.model, header_of(archive).coding)
+        scheme = scheme_of(self.model, self._header(archive).coding)
         coded = [8 * e.size for e in archive.entries if e.kind is not Kind.NOTES]
         raw = [8 * e.size for e in archive.entries if e.kind is Kind.RAW]
         with scoring(self.model):
@@ -235,10 +239,9 @@ class Codec:
     def fingerprint(self, coding: Coding) -> str:
         """The first 8 bytes of a hash of what this machine decodes from pseudorandom bits: a probe of all tables."""
         if coding not in self._fingerprints:
-            scheme = scheme_of(self.model, coding)
-            stack = Stack(4, "likely/probe")
+            rows, stack = min(4, coding.group), Stack(4, "likely/probe")
             with scoring(self.model):
-                x, _ = scheme.decode(stack, min(4, coding.group))
+                x, _ = scheme_of(self.model, coding).sized(rows).decode(stack, rows)
             digest = hashlib.sha256(canonical(x, self.space).tobytes() + stack.to_bytes())
             self._fingerprints[coding] = digest.hexdigest()[:16]
         return self._fingerprints[coding]
@@ -259,11 +262,11 @@ class Codec:
         size = self.chunk or scheme.chunk
         return [slice(low, min(low + size, n)) for low in range(0, n, size)]
 
-    def _chunk(self, scheme: Scheme, x: Tensor, y: Any, verify: bool) -> Chunk:
+    def _chunk(self, scheme: Scheme, x: Tensor, y: Any, nats: Tensor, verify: bool) -> Chunk:
         raw = canonical(x, self.space).tobytes()
         if y is not None:
             raw += canonical(y, self.model.condition).tobytes()
-        data = scheme.encode(x, y).to_bytes()
+        data = scheme.encode(x, y, nats=nats).to_bytes()
         if len(data) < len(raw) and (not verify or self._comes_back(scheme, data, x, y)):
             return Chunk(Kind.MODEL, len(x), data)
         return Chunk(Kind.RAW, len(x), raw)
@@ -304,30 +307,17 @@ class Codec:
         stack = scheme.encode(x[part], None if y is None else y[part])
         return 32 * stack.borrowed
 
-    def _nll_bits(self, x: Tensor, y: Any) -> int:
-        return round(float(-log_prob(self.model, x, y).nats.sum() / math.log(2)))
-
     def _header(self, archive: Archive) -> Header:
         header = header_of(archive)
-        rows = sum(entry.rows for entry in archive.entries if entry.kind is not Kind.NOTES)
+        if not isinstance(header, Header):
+            raise UnsupportedVersion("it holds pictures of any sizes; open it with likely.coding.Pictures")
+        have, rows = self.space, sum(entry.rows for entry in archive.entries if entry.kind is not Kind.NOTES)
         if rows != header.content.rows:
             raise CorruptHeader(f"its chunks have {rows} rows, its header says {header.content.rows}")
-        have = self.space
-        if header.model.sha256 != self.hash:
-            what = f": it was written by a model of family {header.model.family} over {header.space}"
-            raise ModelMismatch(
-                header.model.sha256, self.hash, f"{what}, this one is a {name_of(self.model)} over {have}"
-            )
-        if header.space != have:
-            raise CorruptHeader(f"its space is {header.space}, its model's {have}")
+        check_model(header, self.model, self.hash)
         if max(rows, header.coding.group) * have.dims > self.limit:
             raise CorruptHeader(f"it holds {rows:,} rows of {have}; accepts {self.limit:,} numbers (limit) or fewer")
-        found = self.fingerprint(header.coding)
-        if found != header.numerics.fingerprint:
-            raise NumericsMismatch(
-                f"this machine works out other tables ({found}) than the one that wrote the file "
-                f"({header.numerics.fingerprint}, profile {header.numerics.profile}); decode it on a machine like that"
-            )
+        check_numerics(header, self.fingerprint(header.coding))
         return header
 
 
@@ -335,23 +325,3 @@ def write_npz(target: str | Path, rows: Rows, space: Integers) -> Path:
     """Rows as an .npz with `x` and, where there are labels, `y`; whole or not there."""
     arrays = {"x": canonical(rows.x, space)} | ({} if rows.y is None else {"y": rows.y.numpy()})
     return replace(target, lambda file: np.savez_compressed(file, **arrays))  # ty: ignore[invalid-argument-type]
-
-
-def replace(target: str | Path, content: bytes | Callable[[Any], None]) -> Path:
-    """Write a file under a temporary name beside `target`, and rename it when all of it is on the disk."""
-    target = Path(target)
-    file, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(file, "wb") as out:
-            if callable(content):
-                content(out)
-            else:
-                out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return target

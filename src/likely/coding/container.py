@@ -10,22 +10,26 @@
 Chunks are rows coded with the model, rows as they are (where coding would not make them smaller), or notes: JSON that
 decoding does not need. CRC-32 is zlib's. Nothing in a file is a path, a name of code or a pickle; no length in it is
 believed before it fits.
+
+Version 1 holds rows of one shape. Version 2 holds pictures of any sizes, whose tiles are the rows; it is written as
+they come, so what is known only at the end stands in one more chunk, the table: sizes, names and the content's hash.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from likely.coding.errors import CorruptChunk, CorruptHeader, NotACodecFile, UnsupportedVersion
 
 MAGIC = b"\x89LKZ\r\n\x1a\n"
-VERSION = 1
+ROWS, PICTURES = VERSIONS = (1, 2)
 _FIXED, _ENTRY, _FOOTER = struct.Struct("<HHII"), struct.Struct("<III"), struct.Struct("<QI")
 MOST_HEADER = 1 << 16
 """Bytes of a header, inflated."""
@@ -44,6 +48,7 @@ class Kind(IntEnum):
     MODEL = 0
     RAW = 1
     NOTES = 2
+    TABLE = 3
 
 
 class Chunk(NamedTuple):
@@ -64,29 +69,63 @@ class Entry(NamedTuple):
     start: int
 
 
-def write(header: Mapping[str, Any], chunks: Iterable[Chunk]) -> bytes:
-    """A file."""
-    text = _deflated(json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
-    out = bytearray(MAGIC + _FIXED.pack(VERSION, 0, len(text), zlib.crc32(text)) + text)
-    index = bytearray()
-    for chunk in chunks:
+class Writer:
+    """A file as it is written, front to back: the header at once, then chunk after chunk; `close` ends it."""
+
+    def __init__(self, file: BinaryIO, header: Mapping[str, Any], version: int = ROWS) -> None:
+        text = _deflated(header)
+        self._file, self._index = file, bytearray()
+        self._at = file.write(MAGIC + _FIXED.pack(version, 0, len(text), zlib.crc32(text)) + text)
+
+    def add(self, chunk: Chunk) -> None:
+        """One more chunk."""
         if chunk.rows >= 1 << 30 or len(chunk.data) >= 1 << 32:
             raise ValueError(
                 f"a chunk has {chunk.rows} rows in {len(chunk.data)} bytes; accepts less than 2^30 in 2^32"
             )
-        index += _ENTRY.pack(chunk.rows | chunk.kind << 30, len(chunk.data), zlib.crc32(chunk.data))
-        out += chunk.data
-    where = struct.pack("<Q", len(out))
-    return bytes(out + index + where + struct.pack("<I", zlib.crc32(bytes(index) + where)) + MAGIC[::-1])
+        self._index += _ENTRY.pack(chunk.rows | chunk.kind << 30, len(chunk.data), zlib.crc32(chunk.data))
+        self._at += self._file.write(chunk.data)
+
+    def close(self) -> None:
+        """Index and footer. The file itself stays open."""
+        where = struct.pack("<Q", self._at)
+        crc = struct.pack("<I", zlib.crc32(bytes(self._index) + where))
+        self._file.write(self._index + where + crc + MAGIC[::-1])
+
+
+def write(header: Mapping[str, Any], chunks: Iterable[Chunk], version: int = ROWS) -> bytes:
+    """A file."""
+    out = io.BytesIO()
+    writer = Writer(out, header, version)
+    for chunk in chunks:
+        writer.add(chunk)
+    writer.close()
+    return out.getvalue()
+
+
+class Source:
+    """A file that is open for reading, seen as bytes of which only those that are asked for are read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = file, file.seek(0, io.SEEK_END)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        low, high, _ = part.indices(self._size)
+        self._file.seek(low)
+        return self._file.read(max(high - low, 0))
 
 
 @dataclass(frozen=True)
 class Archive:
     """A file that has been opened: header and index are whole; chunks are checked when they are asked for."""
 
+    version: int
     header: dict[str, Any]
     entries: tuple[Entry, ...]
-    data: memoryview
+    data: memoryview | Source
     overhead: int
     """Bytes of everything but the chunks."""
 
@@ -98,11 +137,11 @@ class Archive:
             raise CorruptChunk(number, "its checksum does not fit")
         return data
 
-    def notes(self) -> dict[str, Any]:
-        """What the notes say, all together."""
+    def notes(self, kind: Kind = Kind.NOTES) -> dict[str, Any]:
+        """What the notes say, all together; or what the table says."""
         found: dict[str, Any] = {}
         for number, entry in enumerate(self.entries):
-            if entry.kind is Kind.NOTES:
+            if entry.kind is kind:
                 try:
                     found |= _json(_inflated(self.chunk(number), MOST_NOTES))
                 except CorruptHeader as error:
@@ -110,28 +149,26 @@ class Archive:
         return found
 
 
-def notes(record: Mapping[str, Any]) -> Chunk:
-    """A chunk of notes."""
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    if len(text) > MOST_NOTES:
-        raise ValueError(f"notes would have {len(text):,} bytes; accepts {MOST_NOTES:,}")
-    return Chunk(Kind.NOTES, 0, _deflated(text))
+def notes(record: Mapping[str, Any], kind: Kind = Kind.NOTES) -> Chunk:
+    """A chunk of notes, or the table."""
+    return Chunk(kind, 0, _deflated(record, MOST_NOTES))
 
 
-def read(data: bytes | memoryview) -> Archive:
+def read(data: bytes | memoryview | Source) -> Archive:
     """Open a file: magic, version, header, index and footer are checked, and that every byte belongs to one of them.
 
     Raises `NotACodecFile`, `UnsupportedVersion` or `CorruptHeader`.
     """
-    view = memoryview(data)
+    view = data if isinstance(data, Source) else memoryview(data)
     begin = len(MAGIC) + _FIXED.size
     if bytes(view[: len(MAGIC)]) != MAGIC:
         raise NotACodecFile(f"it does not begin with the magic bytes of an .lkz file but with {bytes(view[:8])!r}")
     if len(view) < begin:
         raise CorruptHeader(f"it ends after {len(view)} bytes, within its header")
     version, flags, size, crc = _FIXED.unpack(view[len(MAGIC) : begin])
-    if version != VERSION or flags:
-        raise UnsupportedVersion(f"version {version} with flags {flags:#x}; this likely reads version {VERSION}")
+    if version not in VERSIONS or flags:
+        known = " and ".join(map(str, VERSIONS))
+        raise UnsupportedVersion(f"version {version} with flags {flags:#x}; this likely reads versions {known}")
     first = begin + size
     tail = _FOOTER.size + len(MAGIC)
     if first + tail > len(view):
@@ -147,16 +184,15 @@ def read(data: bytes | memoryview) -> Archive:
         raise CorruptHeader(f"its index cannot begin at byte {where}")
     if zlib.crc32(view[where : end + 8]) != crc:
         raise CorruptHeader("the index's checksum does not fit")
-    return Archive(
-        _json(_inflated(text, MOST_HEADER)), _entries(view, first, where, end), view, len(view) - where + first
-    )
+    header, entries = _json(_inflated(text, MOST_HEADER)), _entries(view, first, where, end)
+    if [entry.kind for entry in entries].count(Kind.TABLE) != (version == PICTURES):
+        raise CorruptHeader("it has a table and should not, or no table, or two")
+    return Archive(version, header, entries, view, len(view) - where + first)
 
 
-def _entries(view: memoryview, first: int, where: int, end: int) -> tuple[Entry, ...]:
+def _entries(view: memoryview | Source, first: int, where: int, end: int) -> tuple[Entry, ...]:
     entries, start = [], first
     for rows, size, crc in _ENTRY.iter_unpack(view[where:end]):
-        if rows >> 30 not in tuple(Kind):
-            raise CorruptHeader(f"a chunk is of kind {rows >> 30}; accepts {', '.join(map(str, map(int, Kind)))}")
         entries.append(Entry(Kind(rows >> 30), rows & (1 << 30) - 1, size, crc, start))
         start += size
     if start != where:
@@ -164,7 +200,10 @@ def _entries(view: memoryview, first: int, where: int, end: int) -> tuple[Entry,
     return tuple(entries)
 
 
-def _deflated(text: bytes) -> bytes:
+def _deflated(record: Mapping[str, Any], most: int = MOST_HEADER) -> bytes:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    if len(text) > most:
+        raise ValueError(f"header, table or notes would have {len(text):,} bytes; accepts {most:,}")
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=_USUAL)
     return packer.compress(text) + packer.flush()
 

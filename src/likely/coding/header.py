@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from likely.coding.container import Archive
+from likely.coding.container import ROWS, Archive
 from likely.coding.errors import CorruptHeader, UnsupportedVersion
 from likely.space import AnySpace, Integers, to_json
 from likely.verbs import name_of
 
-CODER = "ans24"
-"""The coder and its tables: 24-bit frequencies on 64-bit states with 32-bit words."""
-PROFILES = ("f64",)
-"""Numeric profiles that this version knows. f64: the model in float64, its parameters rounded to 2^-8."""
+CODER, GROWING = "ans24", "ans24-growing"
+"""The coder and its tables: 24-bit frequencies on 64-bit states with 32-bit words. The second is version 2's."""
+PROFILES = ("f64", "int")
+"""Numeric profiles that this version knows. f64: the model in float64, its parameters rounded to 2^-8. int: a model
+whose every number on the way to a table is an integer that floats hold exactly, in whatever order they are added."""
 MOST_GROUP = 4096
+MOST_SIDE = 1 << 12
 
 _Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Part = TypeVar("Part", bound=_Part)
 
 
 class Coding(_Part):
@@ -52,6 +57,15 @@ class Content(_Part):
     """-log2 p of all rows under the model (for latent models: a draw of its bound): what the payload is measured by."""
 
 
+class Tiling(_Part):
+    """How pictures are cut."""
+
+    side: Annotated[int, Field(ge=1, le=MOST_SIDE)]
+    """Height and width of a tile."""
+    multiple: Annotated[int, Field(ge=1, le=MOST_SIDE)]
+    """Tiles at a picture's right and lower border are filled up to multiples of this."""
+
+
 class Written(_Part):
     """With which model."""
 
@@ -67,11 +81,10 @@ class Numerics(_Part):
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
-class Header(_Part):
-    """All of it."""
+class Head(_Part):
+    """What both versions say. Abstract."""
 
     coding: Coding
-    content: Content
     model: Written
     numerics: Numerics
     space: AnySpace
@@ -81,20 +94,58 @@ class Header(_Part):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-def header_of(archive: Archive) -> Header:
+class Header(Head):
+    """Version 1: rows."""
+
+    content: Content
+
+
+class PicturesHeader(Head):
+    """Version 2: pictures of any sizes, which the table at the end lists."""
+
+    tiling: Tiling
+
+
+_Size = Annotated[int, Field(ge=1, le=1 << 24)]
+
+
+class Table(_Part):
+    """What is in a file of version 2."""
+
+    names: list[str] | None = None
+    sha256: _Hash
+    """The first half of the SHA-256 of all pictures: three u32 (C, H, W), then the pixels row by row, (H, W, C)."""
+    shapes: Annotated[list[tuple[_Size, _Size, _Size, _Size]], Field(min_length=1)]
+    """(C, H, W) of pictures, and how many follow each other that have it."""
+
+
+def header_of(archive: Archive) -> Header | PicturesHeader:
     """The header of a file; raises `CorruptHeader`, or `UnsupportedVersion` for a coder or profile of another time."""
-    try:
-        header = Header.model_validate_json(json.dumps(archive.header))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CorruptHeader(f"its field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if archive.header.get("lossy"):
+        raise UnsupportedVersion("it holds lossy pictures; decode it with likely.coding.LossyCodec")
+    header = parsed(Header if archive.version == ROWS else PicturesHeader, archive.header)
     if not isinstance(header.space, Integers):
         raise CorruptHeader(f"its space is {header.space}; accepts Integers")
-    known = {"coder": (header.coding.coder, (CODER,)), "numeric profile": (header.numerics.profile, PROFILES)}
+    coders = (CODER if isinstance(header, Header) else GROWING,)
+    known = {"coder": (header.coding.coder, coders), "numeric profile": (header.numerics.profile, PROFILES)}
     for name, (value, accepted) in known.items():
         if value not in accepted:
             raise UnsupportedVersion(f"its {name} is {value!r}; this likely knows {', '.join(accepted)}")
     return header
+
+
+def parsed(kind: type[Part], record: dict[str, Any]) -> Part:
+    """JSON values as fields; raises `CorruptHeader` where they are no such fields."""
+    try:
+        return kind.model_validate_json(json.dumps(record))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CorruptHeader(f"its field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def numerics_of(model: Any) -> str:
+    """The numeric profile of a model, one of `PROFILES`: it says so itself where it is not f64."""
+    return getattr(model, "numerics", "f64")
 
 
 def canonical(x: Tensor, space: Integers) -> np.ndarray:

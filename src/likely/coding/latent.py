@@ -149,7 +149,7 @@ class TwoPart(LatentScheme):
     name = "two-part"
     fine = 1
 
-    def encode(self, x: Any, y: Any, progress: Progress | None = None) -> Stack:
+    def encode(self, x: Any, y: Any, progress: Progress | None = None, nats: Tensor | None = None) -> Stack:
         found: list[Interval] = []
         for part in self.groups(len(x)):
             found += self._joint(x[part], _rows(y, part), self._places(x, y, part))
@@ -173,7 +173,7 @@ class BitsBack(LatentScheme):
     borrowing = "likely/bits-back"
     fine = 4
 
-    def encode(self, x: Any, y: Any, progress: Progress | None = None) -> Stack:
+    def encode(self, x: Any, y: Any, progress: Progress | None = None, nats: Tensor | None = None) -> Stack:
         first, *_ = parts = self.groups(len(x))
         pilot = self._joint(x[first], _rows(y, first), self._places(x, y, first))
         bits = bits_of(pilot) * len(x) / first.stop

@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from likely.coding.ans import Stack
-from likely.coding.tables import Ints, Listed, Located, Table, on_grid
+from likely.coding.growing import Growing
+from likely.coding.tables import GRID, Ints, Located, Table, Weighed, on_grid
 from likely.observation import (
     Bernoulli,
     Categorical,
     Conditional,
     DiscretisedLogisticMixture,
+    LogisticsOnGrid,
 )
+from likely.space import Integers
 from likely.verbs import name_of
 
 Program = Generator[Conditional, Tensor, Tensor]
@@ -43,14 +46,24 @@ class Factored(Protocol):
         ...
 
 
+@runtime_checkable
+class AnySize(Protocol):
+    """A model of pictures of any size."""
+
+    def at(self, space: Integers) -> Factored:
+        """The same model over pictures of another shape (C, H, W). Raises `ValueError` for one that it has not."""
+        ...
+
+
 def ordered(model: Any, n: int, y: Any = None) -> Program:
     """The program of an `Ordered` model: a site is a group."""
     state, conditional = model.start(n, y)
-    done: list[Tensor] = []
-    while conditional is not None:
-        done.append((yield Conditional(conditional.observation, conditional.parameters[..., None])))
-        state, conditional = model.step(state, done[-1][..., 0])
-    return model.from_sites(torch.cat(done, 2))
+    # one tensor for all: a small one kept at each step would leave holes too small for the next step's large ones
+    x = torch.empty(n, conditional.observation.channels, model.sites, dtype=torch.int64)
+    for site in range(model.sites):
+        x[..., site] = (yield Conditional(conditional.observation, conditional.parameters[..., None]))[..., 0]
+        state, conditional = model.step(state, x[..., site])
+    return model.from_sites(x)
 
 
 def tables(conditional: Conditional, known: Ints) -> Walk:
@@ -64,32 +77,40 @@ def tables(conditional: Conditional, known: Ints) -> Walk:
     match each:
         case Bernoulli():
             logit = on_grid(parameters).reshape(-1)
-            yield slice(None), Listed.from_logits(np.stack([np.zeros_like(logit), logit], 1))
+            yield slice(None), Weighed.from_logits(np.stack([np.zeros_like(logit), logit], 1))
         case Categorical():
             logits = on_grid(parameters).reshape(rows, channels, each.levels, sites)
-            yield slice(None), Listed.from_logits(logits.swapaxes(2, 3).reshape(-1, each.levels))
+            yield slice(None), Weighed.from_logits(logits.swapaxes(2, 3).reshape(-1, each.levels))
         case DiscretisedLogisticMixture():
             for c in range(channels):
                 mixture = each.given(parameters, torch.from_numpy(known), c)
                 logits, mean, log_scale = (on_grid(part).swapaxes(1, 2).reshape(rows * sites, -1) for part in mixture)
                 yield slice(c, c + 1), Located(each.levels, logits, mean, log_scale, "logistic")
+        case LogisticsOnGrid():  # integers as they are: nothing is rounded here, nothing can round otherwise elsewhere
+            numbers = on_grid(parameters, GRID).swapaxes(1, 2).reshape(rows * sites, -1)
+            yield slice(None), Located(each.levels, *np.split(numbers, 3, 1), "logistic")
         case _:
             raise ValueError(f"{name_of(each)} gives densities; only integers have code lengths")
 
 
-def intervals(program: Program, values: list[Tensor], rows: int) -> list[Interval]:
-    """Start and frequency of every number of the first `rows` rows, group after group: pushed last to first."""
+def intervals(program: Program, values: list[Tensor], rows: int, nats: Tensor | None = None) -> list[Interval]:
+    """Start and frequency of every number of the first `rows` rows, group after group: pushed last to first.
+
+    log p of each row, by the distributions themselves, is added to `nats` (rows,).
+    """
     found: list[Interval] = []
     conditional = next(program)
     for number, each in enumerate(values, 1):
-        known = each[:rows].numpy().astype(np.int64)
-        found += looked_up(tables(_first(conditional, rows), known), known)
+        known, here = each[:rows].numpy().astype(np.int64), _first(conditional, rows)
+        found += looked_up(tables(here, known), known)
+        if nats is not None:
+            nats += here.observation.log_prob(here.parameters, each[:rows]).sum(1)
         if number < len(values):
             conditional = program.send(each)
     return found
 
 
-def popped(program: Program, stack: Stack, rows: int, size: int) -> Tensor:
+def popped(program: Program, stack: Stack | Growing, rows: int, size: int) -> Tensor:
     """What a program returns for values popped off a stack, its first `rows` rows of `size`."""
     conditional = next(program)
     while True:
@@ -107,7 +128,7 @@ def looked_up(walk: Walk, known: Ints) -> list[Interval]:
     return [table.interval(known[:, part].reshape(-1)) for part, table in walk]
 
 
-def pop_into(known: Ints, walk: Walk, stack: Stack) -> None:
+def pop_into(known: Ints, walk: Walk, stack: Stack | Growing) -> None:
     """Fill `known` (B, C, ...), which the walk reads as it goes, with what is popped off a stack."""
     for part, table in walk:
         known[:, part] = stack.pop(table).reshape(len(known), -1, *known.shape[2:])

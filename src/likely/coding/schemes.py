@@ -34,6 +34,8 @@ class Scheme(ABC):
 
     name: str
     borrowing: str | None = None
+    exact: bool = False
+    """Whether `encode` works out log p(x given y) on its way."""
 
     def __init__(self, model: Any, group: int) -> None:
         self.model, self.group, self.size = model, group, group
@@ -55,8 +57,11 @@ class Scheme(ABC):
         return other
 
     @abstractmethod
-    def encode(self, x: Any, y: Any, progress: Progress | None = None) -> Stack:
-        """A stack that holds all rows; `progress` is called with the rows done."""
+    def encode(self, x: Any, y: Any, progress: Progress | None = None, nats: Tensor | None = None) -> Stack:
+        """A stack that holds all rows; `progress` is called with the rows done.
+
+        An exact scheme adds log p(x given y) to `nats` (n,): asking the model for it would take as long again.
+        """
 
     @abstractmethod
     def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
@@ -88,12 +93,13 @@ class Sequential(Scheme):
     """
 
     name = "sequential"
+    exact = True
 
-    def encode(self, x: Any, y: Any, progress: Progress | None = None) -> Stack:
+    def encode(self, x: Any, y: Any, progress: Progress | None = None, nats: Tensor | None = None) -> Stack:
         found: list[Interval] = []
         for part in self.groups(len(x)):
             labels = None if y is None else y[part]
-            found += [*self.labels(labels), *self._intervals(x[part], labels)]
+            found += [*self.labels(labels), *self._intervals(x[part], labels, None if nats is None else nats[part])]
             if progress is not None:
                 progress(part.stop)
         return pushed(found)
@@ -117,10 +123,10 @@ class Sequential(Scheme):
             rows.append(torch.from_numpy(np.concatenate(each, 1).sum(1)))
         return torch.cat(rows)
 
-    def _intervals(self, x: Any, y: Any) -> list[Interval]:
+    def _intervals(self, x: Any, y: Any, nats: Tensor | None = None) -> list[Interval]:
         """The intervals of all numbers of a group's rows, in the order of decoding."""
         condition = self.full(y)
-        return intervals(self._program(condition), self._values(self.full(x), condition), len(x))
+        return intervals(self._program(condition), self._values(self.full(x), condition), len(x), nats)
 
     def _program(self, y: Any) -> Program:
         if has(self.model, Ordered):
@@ -142,8 +148,12 @@ def pushed(found: list[Interval]) -> Stack:
 
 
 def lanes_for(bits: float, most: int) -> int:
-    """As many lanes as a stack of so many bits pays for, at most `most`, the longest vector that is pushed at once."""
-    return max(1, min(MOST_LANES, most, int(bits * _SHARE / _WASTE)))
+    """As many lanes as a stack of so many bits pays for, at most `most`, the longest vector that is pushed at once.
+
+    Where the vector takes several steps of all lanes, no more than make these steps alike.
+    """
+    paid = max(1, min(MOST_LANES, most, int(bits * _SHARE / _WASTE)))
+    return -(-most // -(-most // paid))
 
 
 def bits_of(found: list[Interval]) -> float:

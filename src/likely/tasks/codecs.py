@@ -9,37 +9,74 @@ import os
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from likely.extras import need
 from likely.space import Integers
 
 
-def codec_bits(x: Tensor, space: Integers) -> dict[str, float]:
-    """Bits per dimension of PNG, WebP (lossless) and xz, each on one file that holds all the images.
+class Everyday(NamedTuple):
+    """A lossless codec: a picture, uint8 (H, W) or (H, W, 3), to a file and back (grey ones may come as (H, W, 3))."""
 
-    x is (n, C, H, W) with at most 256 levels and 1 or 3 channels. One mosaic for PNG and WebP, the bytes one after
-    the other for xz: a file an image would charge each small picture for a header.
+    encode: Callable[[np.ndarray], bytes]
+    decode: Callable[[bytes], np.ndarray]
+
+
+def everyday() -> dict[str, Everyday | None]:
+    """PNG, WebP and JPEG XL at their smallest, as far as they are installed (JPEG XL is in the extra `jxl`)."""
+    try:
+        need("pillow_jxl", "jxl")  # which registers the format
+        jxl = _by_pillow(format="JXL", lossless=True, effort=9)
+    except ImportError:
+        jxl = None
+    return {
+        "PNG": _by_pillow(format="PNG", optimize=True),
+        "WebP": _by_pillow("RGB", format="WEBP", lossless=True, quality=100, method=6),
+        "JPEG XL": jxl,
+    }
+
+
+def codec_bits(x: Tensor, space: Integers) -> dict[str, float | None]:
+    """Bits per dimension of PNG, WebP, JPEG XL and xz, each on one file that holds all the images; None: not installed.
+
+    x is (n, C, H, W) with at most 256 levels and 1 or 3 channels. One mosaic for pictures, the bytes one after the
+    other for xz: a file an image would charge each small picture for a header. Every file is decoded and compared.
     """
     if not supports(space):
         raise ValueError(f"space is {space}; codecs accept images (1 or 3, H, W) of at most 256 levels")
-    n, (channels, height, width) = len(x), space.shape
     pixels = x.to("cpu").numpy().astype(np.uint8)
+    picture = mosaic(pixels)
+    sizes: dict[str, int | None] = {}
+    for name, codec in everyday().items():
+        sizes[name] = None if codec is None else len(kept(codec, picture, name))
+    sizes["xz"] = len(lzma.compress(pixels.tobytes(), preset=9 | lzma.PRESET_EXTREME))
+    return {name: None if size is None else 8 * size / (len(x) * space.dims) for name, size in sizes.items()}
+
+
+def kept(codec: Everyday, picture: np.ndarray, name: str) -> bytes:
+    """The file of a picture; raises `ValueError` where another picture comes back."""
+    file = codec.encode(picture)
+    found = codec.decode(file)
+    if not np.array_equal(found, picture if found.ndim == picture.ndim else picture[..., None].repeat(3, 2)):
+        raise ValueError(f"{name} did not give back a picture of {picture.shape}")
+    return file
+
+
+def mosaic(pixels: np.ndarray) -> np.ndarray:
+    """Images (n, C, H, W) as one, nearly square: (H', W') or (H', W', 3), filled up with zeros."""
+    n, channels, height, width = pixels.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     padded = np.zeros((rows * columns, channels, height, width), np.uint8)
     padded[:n] = pixels
-    mosaic = padded.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    image = Image.fromarray(np.ascontiguousarray(mosaic.reshape(rows * height, columns * width, channels).squeeze()))
-    sizes = {
-        "PNG": _saved(image, format="PNG", optimize=True),
-        "WebP": _saved(image.convert("RGB"), format="WEBP", lossless=True, quality=100, method=6),
-        "xz": len(lzma.compress(pixels.tobytes(), preset=9 | lzma.PRESET_EXTREME)),
-    }
-    return {name: 8 * size / (n * space.dims) for name, size in sizes.items()}
+    tiled = padded.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    tiled = tiled.reshape(rows * height, columns * width, channels)
+    return np.ascontiguousarray(tiled[..., 0] if channels == 1 else tiled)
 
 
 def supports(space: object) -> bool:
@@ -50,9 +87,10 @@ def supports(space: object) -> bool:
 def code_lengths(x: Tensor, space: Integers, progress: Callable[[int], None] | None = None) -> Tensor:
     """Bits that the best everyday codec needs for each row by itself; (n,) float64.
 
-    Images (1 or 3 channels, or none, at most 256 levels): the shortest of PNG, lossless WebP and, where this Pillow
-    writes it, JPEG XL. Other integers: the shorter of zlib and raw LZMA2 over their bytes. What a format spends on the
-    shortest picture or text of the same shape, a row of zeros, is its header and is taken off; never less than 0.
+    Images (1 or 3 channels, or none, at most 256 levels): the shorter of PNG and lossless WebP, which every Pillow
+    writes, so that the figure does not depend on what is installed. Other integers: the shorter of zlib and raw LZMA2
+    over their bytes. What a format spends on the shortest picture or text of the same shape, a row of zeros, is its
+    header and is taken off; never less than 0.
     """
     if not isinstance(space, Integers):
         raise ValueError(f"space is {space}; codecs accept Integers, numbers that a file holds without loss")
@@ -82,13 +120,10 @@ def _pixels(rows: np.ndarray) -> np.ndarray:
 
 def _image_codes(pixels: np.ndarray) -> list[int]:
     image = Image.fromarray(pixels)
-    sizes = [
-        _saved(image, format="PNG", optimize=True),
-        _saved(image.convert("RGB"), format="WEBP", lossless=True, quality=100, method=4),
+    return [
+        len(_saved(image, format="PNG", optimize=True)),
+        len(_saved(image.convert("RGB"), format="WEBP", lossless=True, quality=100, method=4)),
     ]
-    if ".jxl" in Image.registered_extensions():
-        sizes.append(_saved(image, format="JXL", lossless=True))
-    return sizes
 
 
 def _byte_codes(row: np.ndarray) -> list[int]:
@@ -97,7 +132,20 @@ def _byte_codes(row: np.ndarray) -> list[int]:
     return [len(zlib.compress(text, 9)), len(lzma.compress(text, lzma.FORMAT_RAW, filters=raw))]
 
 
-def _saved(image: Image.Image, **options: object) -> int:
+def _by_pillow(mode: str | None = None, **options: object) -> Everyday:
+    """A format of Pillow; `mode` is the only one that it knows, where it knows only one."""
+
+    def encode(picture: np.ndarray) -> bytes:
+        image = Image.fromarray(picture)
+        return _saved(image if mode is None else image.convert(mode), **options)
+
+    def decode(file: bytes) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(file)))
+
+    return Everyday(encode, decode)
+
+
+def _saved(image: Image.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, **options)
-    return buffer.tell()
+    return buffer.getvalue()

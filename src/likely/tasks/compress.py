@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,15 +12,20 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from likely.coding import Codec, CodecError, ModelMismatch, Rows, container
-from likely.coding.codec import replace, write_npz
-from likely.coding.container import Archive, Kind
-from likely.coding.header import canonical, dtype_of, header_of, model_hash
+from likely.coding import Codec, CodecError, ModelMismatch, Rows, container, lossy
+from likely.coding.choice import coded
+from likely.coding.codec import write_npz
+from likely.coding.container import Archive, Kind, Source
+from likely.coding.field import file as field_file
+from likely.coding.files import replace
+from likely.coding.header import PicturesHeader, canonical, dtype_of, header_of, model_hash
+from likely.coding.opened import describe as describe_pictures
 from likely.config.data import DataConfig
 from likely.data import Data, load
 from likely.data.images import SUFFIXES, decode, to_array
 from likely.space import Integers
 from likely.train import load_model
+from likely.train.checkpoint import DEFAULT
 from likely.verbs import takes_y
 
 EXACT = ("palette to RGB", "opaque alpha channel dropped", "turned as its EXIF orientation says", "1 bit to 0 and 255")
@@ -57,9 +61,9 @@ def gather(
         data = source
     else:
         path = Path(source).expanduser()
-        files = _pictures(path)
+        files = pictures_in(path)
         if files:
-            return _from_pictures(path, files[:limit], model, classes)
+            return _frompictures_in(path, files[:limit], model, classes)
         data = load(DataConfig(source=str(source)))
     if data.space != model.space:
         raise ValueError(f"inputs {data.name} live in {data.space}; the model's data in {model.space}")
@@ -72,13 +76,14 @@ def gather(
     return Inputs(x, y, None, f"{data.name}, {split}")
 
 
-def _pictures(path: Path) -> list[Path]:
+def pictures_in(path: Path) -> list[Path]:
+    """The picture files at or below a path, in order."""
     if path.is_file():
         return [path] if path.suffix.lower() in SUFFIXES else []
     return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
-def _from_pictures(path: Path, files: list[Path], model: Any, classes: tuple[str, ...]) -> Inputs:
+def _frompictures_in(path: Path, files: list[Path], model: Any, classes: tuple[str, ...]) -> Inputs:
     space = model.space
     if not isinstance(space, Integers) or len(space.shape) != 3 or space.shape[0] not in (1, 3) or space.levels != 256:
         raise ValueError(f"inputs are pictures of 256 levels; the model's data are {space}")
@@ -99,17 +104,22 @@ def _from_pictures(path: Path, files: list[Path], model: Any, classes: tuple[str
     return Inputs(x, model.condition.check(labels, "labels") if labels else None, names, str(path), refused)
 
 
-def _pixels(file: Path, space: Integers) -> np.ndarray:
-    """A picture (C, H, W) just as it is. Raises `ValueError` naming it where that is no value of the space."""
-    image, done = decode(file.read_bytes(), str(file), DataConfig().max_pixels)
+def pixels_of(file: Path, max_pixels: int = DataConfig().max_pixels) -> np.ndarray:
+    """A picture (C, H, W) just as it is. Raises `ValueError` naming it where reading it would change a colour."""
+    image, done = decode(file.read_bytes(), str(file), max_pixels)
     changed = [what for what in done if what not in EXACT]
     if changed:
         raise ValueError(f"{file} would not come back exactly: {', '.join(changed)}")
-    array = to_array(image, None, None, done).transpose(2, 0, 1)
+    return np.ascontiguousarray(to_array(image, None, None, done).transpose(2, 0, 1))
+
+
+def _pixels(file: Path, space: Integers) -> np.ndarray:
+    """A picture (C, H, W) of a space. Raises `ValueError` naming it where it is no value of it."""
+    array = pixels_of(file)
     if array.shape != space.shape:
         found, wanted = (" x ".join(map(str, shape)) for shape in (array.shape, space.shape))
         raise ValueError(f"{file} is {found} (channels x height x width); this model codes {wanted}")
-    return np.ascontiguousarray(array)
+    return array
 
 
 def _class_of(file: Path, classes: tuple[str, ...]) -> int:
@@ -142,52 +152,65 @@ def decompress(
     if names is None:
         out.mkdir(parents=True, exist_ok=True)
         return rows, [write_npz(out / "x.npz", rows, codec.space)]
-    targets = _targets(names, len(rows.x), out)
-    for i, target in enumerate(targets):
+    paths = targets(names, len(rows.x), out)
+    for i, target in enumerate(paths):
         target.parent.mkdir(parents=True, exist_ok=True)
-        replace(target, _png(canonical(rows.x[i], codec.space)))
-    return rows, targets
+        replace(target, png(canonical(rows.x[i], codec.space)))
+    return rows, paths
 
 
-def _targets(names: Any, count: int, out: Path) -> list[Path]:
+def targets(names: Any, count: int, out: Path) -> list[Path]:
     """Where the pictures go: below `out`, whatever the names say."""
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise CodecError(f"its notes do not name its {count} pictures")
-    targets = []
+        raise CodecError(f"it does not name its {count} pictures")
+    found = []
     for name in names:
         parts = PurePosixPath(name).parts
         bad = not parts or name.startswith("/") or any(part in ("..", ".") for part in parts)
         if bad or any(sign in name for sign in '\\:*?"<>|') or not name.isprintable():
             raise CodecError(f"it names a picture {name!r}; accepts names within a folder")
         last = parts[-1] if parts[-1].lower().endswith(".png") else f"{parts[-1]}.png"
-        targets.append(out.joinpath(*parts[:-1], last))
-    if len(set(targets)) < count:
+        found.append(out.joinpath(*parts[:-1], last))
+    if len(set(found)) < count:
         raise CodecError("it gives two pictures one name")
-    return targets
+    return found
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """A picture (C, H, W) as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def describe(blob: bytes) -> dict[str, Any]:
-    """What is inside a file, for which no model is needed: every checksum is looked at.
+def describe(file: bytes | Path) -> dict[str, Any]:
+    """What is inside a file (its bytes, or where it is), for which no model is needed: every checksum is looked at.
 
     Raises `NotACodecFile`, `UnsupportedVersion`, `CorruptHeader` or `CorruptChunk`.
     """
-    archive = container.read(blob)
+    if isinstance(file, Path):
+        with file.open("rb") as data:
+            return _described(container.read(Source(data)))
+    return _described(container.read(file))
+
+
+def _described(archive: Archive) -> dict[str, Any]:
+    if field_file.is_field(archive):
+        return field_file.describe(archive)
+    if lossy.is_lossy(archive):
+        return lossy.describe(archive)
     header = header_of(archive)
+    if isinstance(header, PicturesHeader):
+        return describe_pictures(archive, header)
     for number in range(len(archive.entries)):
         archive.chunk(number)
-    numbers = header.content.rows * header.space.dims
+    numbers, size = header.content.rows * header.space.dims, archive.overhead + sum(e.size for e in archive.entries)
     kinds = [entry.kind for entry in archive.entries]
     record: dict[str, Any] = {
-        "bytes": len(blob),
+        "bytes": size,
         "raw_bytes": numbers * np.dtype(dtype_of(header.space)).itemsize,
         "rows": header.content.rows,
-        "bits_per_dim": 8 * len(blob) / numbers,
+        "bits_per_dim": 8 * size / numbers,
         "chunks": {kind.name.lower(): kinds.count(kind) for kind in Kind if kind in kinds},
         "container_bytes": archive.overhead,
         "checksums": "all right",
@@ -202,29 +225,18 @@ def _short(archive: Archive) -> dict[str, Any]:
     return {key: value[:8] if isinstance(value, list) else value for key, value in archive.notes().items()}
 
 
-def sentence(record: dict[str, Any]) -> str:
-    """`describe` in words."""
-    header, kinds = record["header"], record["chunks"]
-    model, space = header["model"], json.dumps(header["space"]["shape"])
-    says = f"; the model says {record['model_bits_per_dim']:.4f}" if "model_bits_per_dim" in record else ""
-    raw = f", {kinds['raw']} of them stored as they were" if kinds.get("raw") else ""
-    return (
-        f"{record['rows']} rows of {space} with {header['space']['levels']} levels in {record['bytes']:,} bytes "
-        f"(raw {record['raw_bytes']:,}): {record['bits_per_dim']:.4f} bits/dim{says}\n"
-        f"model {model['family']} {model['sha256']}, coded {header['coding']['scheme']}, numbers in "
-        f"{header['numerics']['profile']}, {sum(n for kind, n in kinds.items() if kind != 'notes')} chunks{raw}; "
-        f"checksums all right"
-    )
+def model_for(file: Path, run: Path | None, places: Path = Path("runs")) -> tuple[str, Any]:
+    """Where the model of a file is, and the model: `run`, the default one, or the one under `places` with its hash.
 
-
-def model_for(blob: bytes, run: Path | None, places: Path = Path("runs")) -> tuple[Path, Any]:
-    """The run folder with the model of a file, and the model: `run`, or the one under `places` with its hash.
-
-    Raises `ModelMismatch` where `run` is another model, or where none of the folders has it.
+    Raises `ModelMismatch` where none of them has it.
     """
-    need = header_of(container.read(blob))
+    with file.open("rb") as data:
+        archive = container.read(Source(data))
+        need = lossy.opened(archive)[0] if lossy.is_lossy(archive) else header_of(archive)
     if run is not None:
-        return run, load_model(run)
+        return str(run), load_model(run)
+    if DEFAULT.exists() and model_hash(model := load_model(DEFAULT)) == need.model.sha256:
+        return "the package", model
     seen = 0
     for path in sorted((p for p in places.glob("*") if p.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True):
         try:
@@ -232,8 +244,8 @@ def model_for(blob: bytes, run: Path | None, places: Path = Path("runs")) -> tup
         except (ValueError, OSError):
             continue
         seen += 1
-        if model_hash(model) == need.model.sha256:
-            return path, model
+        if model_hash(coded(model)) == need.model.sha256:
+            return str(path), model
     what = f"none of the {seen} models in {places}/" if seen else f"nothing, as there are no models in {places}/"
     raise ModelMismatch(
         need.model.sha256,

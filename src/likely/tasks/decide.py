@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from likely.logprob import ELIMINATE, LogProb, Posterior, log_joint
 from likely.tasks.conformal import conformal
+from likely.tasks.standing import Calibration, calibrate, resolves, two_sided
 from likely.verbs import Joint, JointBound, require
 
 
@@ -95,30 +95,30 @@ def decide(
 ) -> Decisions:
     """Give each row of x a class, or say that it is unlike the training data, or that no class is clear.
 
-    `held_out` are rows of the model's space that it was not trained on, and from nowhere else: they calibrate. Of
-    rows like them at most the share `novelty` is called novel, and at most the share `unsure` is left without a
-    class for want of a clear one. `classes` names the classes. k draws a row and `eliminate` are those of
-    `likely.logprob.log_posterior`. `progress` is called with
-    the number of held-out rows scored, which is most of the work.
+    `held_out` are rows of the model's space that it was not trained on, and from nowhere else: they calibrate. What
+    `calibrate` made of them will do as well, and then its k, `eliminate` and `seed` hold. Of rows like them at most the
+    share `novelty` is called novel, and at most the share `unsure` is left without a class for want of a clear one.
+    `classes` names the classes. k draws a row and `eliminate` are those of `likely.logprob.log_posterior`. `progress`
+    is called with the number of held-out rows scored, which is most of the work.
 
     Raises `TypeError` for a model without p(y given x), `ValueError` for rates outside [0, 1) or so low that
     `held_out` is too small to resolve them.
     """
     require(model, (Joint, JointBound), "decide")
-    x, held_out = model.space.check(x, "x"), model.space.check(held_out, "held_out")
-    n = model.space.len(held_out)
+    x = model.space.check(x, "x")
+    if not isinstance(held_out, Calibration):
+        held_out = model.space.check(held_out, "held_out")
+    n = len(held_out) if isinstance(held_out, Calibration) else model.space.len(held_out)
     for name, rate, tails in (("novelty", novelty, 2), ("unsure", unsure, 1)):
-        if not 0 <= rate < 1:
-            raise ValueError(f"{name} is {rate}; accepts a rate of at least 0 and below 1")
-        if 0 < rate < tails / (n + 1):
-            raise ValueError(f"{name} is {rate}, but {n} held-out rows resolve rates from {tails / (n + 1):.3g} only")
+        resolves(rate, n, tails, name)
     classes = classes or tuple(str(c) for c in range(model.condition.levels))
     if len(classes) != model.condition.levels:
         raise ValueError(f"classes has {len(classes)} names; the model has {model.condition.levels} classes")
-    known, known_posterior = log_joint(model, held_out, k, eliminate=eliminate, seed=seed, progress=progress)
-    calibration, sureness = known.nats, known_posterior.log_odds
-    reading, posterior = log_joint(model, x, k, eliminate=eliminate, seed=seed)
-    low, high = conformal(reading.nats, calibration), conformal(-reading.nats, -calibration)
-    p_value = (2 * torch.minimum(low, high)).clamp(max=1)
-    p_sure = conformal(posterior.log_odds, sureness)
+    if isinstance(held_out, Calibration):
+        known = held_out
+    else:
+        known = calibrate(model, held_out, k=k, eliminate=eliminate, seed=seed, progress=progress)
+    reading, posterior = log_joint(model, x, known.k, eliminate=known.eliminate, seed=known.seed)
+    p_value = two_sided(reading.nats, known.log_prob.nats)
+    p_sure = conformal(posterior.log_odds, known.log_odds)
     return Decisions(posterior, reading, p_value, p_sure, p_value <= novelty, p_sure <= unsure, classes)

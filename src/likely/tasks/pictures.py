@@ -150,6 +150,35 @@ def densities(rows: dict[str, dict[str, Any]], half_width: dict[str, float], cel
     return figure
 
 
+def bars_figure(bars: dict[str, float | None], ours: str, label: str) -> Any:
+    """Lengths side by side, the one called `ours` in colour; one that is None is not installed."""
+    figure = blank_figure(7.4, 0.5 + 0.36 * len(bars))
+    axes = plain_axes(figure.add_subplot(), label)
+    names = list(bars)
+    colours = [BLUE if name == ours else GREY for name in names]
+    axes.barh(range(len(bars)), [value or 0 for value in bars.values()], 0.66, color=colours)
+    for place, (name, value) in enumerate(bars.items()):
+        told, weight = (
+            ("not installed", "normal") if value is None else (f"{value:.2f}", "bold" if name == ours else "normal")
+        )
+        axes.annotate(
+            told,
+            (value or 0, place),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            weight=weight,
+            color=INK,
+        )
+    axes.set_yticks(range(len(bars)), names)
+    axes.invert_yaxis()
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.12)
+    return figure
+
+
 def turned_figure(r: dict[str, Any]) -> Any:
     """The tour's third point from its figures: bits of p(x) upright and turned, and who is right in what is kept."""
     figure = blank_figure(10.4, 3.4)

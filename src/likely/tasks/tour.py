@@ -7,6 +7,7 @@ ledger, and the page is made from there.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from likely.coding import Codec
 from likely.config.recipe import Recipe
 from likely.data import Data
 from likely.logprob import Kind, Posterior, sample
 from likely.noise import Noise
 from likely.space import Integers
 from likely.tasks.codecs import codec_bits
+from likely.tasks.compress import compress, describe, gather
 from likely.tasks.decide import Decisions, decide
 from likely.tasks.evaluate import evaluate, kept_accuracy
 from likely.tasks.learn import Stopped, learn
@@ -29,6 +32,8 @@ from likely.tasks.metrics import auroc
 from likely.tasks.samples import digest, proof_seed_of
 from likely.train import Ledger
 
+FILE = "digits.lkz"
+"""The test digits, compressed, in the run folder."""
 GALLERY = 6
 """Single pictures shown of each sort: upright and turned."""
 
@@ -53,6 +58,9 @@ def tour(run: Path, *, seed: int = 0, progress: Any = None, say: Callable[[str],
     turned = data.test.x.rot90(1, (-2, -1))
     record = _measure(model, softmax, data, turned)
     verdicts = _gallery(model, data, turned)
+
+    say("compressing the test digits to a real file, and reading it again")
+    record["file"] = _compressed(model, data, run / FILE)
 
     labels = torch.arange(64) % data.condition.levels
     settings = {"n": 64, "y": labels.tolist()}
@@ -155,6 +163,29 @@ def _measure(model: Any, softmax: Softmax, data: Data, turned: Tensor) -> dict[s
         record[f"kept_half_{name}"] = kept_accuracy(pool, correct, count)
         record["curves"][name] = [kept_accuracy(pool, correct, max(1, round(s * 2 * count))) for s in shares]
     return record | {"shares": shares}
+
+
+def _compressed(model: Any, data: Data, path: Path) -> dict[str, Any]:
+    """All test digits and their labels in one file, read again from the disk; what it came to."""
+    began = time.monotonic()
+    codec, inputs = Codec(model), gather(data, model)
+    compress(codec, inputs, path)
+    encoded = time.monotonic() - began
+    blob = path.read_bytes()
+    rows = codec.read(blob)
+    same = torch.equal(rows.x, inputs.x.to(rows.x.dtype)) and rows.y is not None and torch.equal(rows.y, data.test.y)
+    if not same:
+        raise ValueError(f"{path} does not hold the test digits")
+    told = describe(blob)
+    labels = math.log2(data.condition.levels) / data.space.dims
+    return {
+        "path": str(path),
+        **{key: told[key] for key in ("bytes", "raw_bytes", "rows", "bits_per_dim", "container_bytes")},
+        "labels_bits_per_dim": labels,
+        "model_bits_per_dim": told["model_bits_per_dim"] + labels,
+        "encode_seconds": round(encoded, 2),
+        "decode_seconds": round(time.monotonic() - began - encoded, 2),
+    }
 
 
 def _sure(posterior: Posterior) -> float:

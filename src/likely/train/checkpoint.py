@@ -46,7 +46,9 @@ from likely.verbs import name_of
 WEIGHTS = "model.safetensors"
 MAX_HEADER = 16 * 2**20
 """Bytes of a header; a larger one is refused before it is parsed."""
-_ACCEPTED = "a run folder, a model folder or a model file"
+DEFAULT = Path(__file__).parent.parent / "shipped" / "pictures.safetensors"
+"""The model that comes with the package: of pictures of any sizes, for `likely compress --default`."""
+_ACCEPTED = "a run folder, a model folder, a model file or 'default'"
 
 
 def save(model: nn.Module, path: str | Path) -> Path:
@@ -77,9 +79,11 @@ def save(model: nn.Module, path: str | Path) -> Path:
 def load_model(path: str | Path) -> nn.Module:
     """The model in a run folder (its newest good checkpoint), a model folder or a model file, in evaluation mode.
 
-    Raises `ValueError` naming the file that is missing, damaged or not a model of a registered family.
+    "default" is the model that comes with the package, which codes pictures of any sizes. Raises `ValueError` naming
+    the file that is missing, damaged or not a model of a registered family.
     """
     path = Path(path)
+    path = DEFAULT if path == Path("default") and not path.exists() else path
     if not path.exists():
         raise ValueError(f"path is {path}, where there is nothing; accepts {_ACCEPTED}")
     if path.is_file():

@@ -69,6 +69,11 @@ class _ClassConditional(nn.Module, ABC):
         return self.space.take(self.space.concat(draws), torch.cat(order).argsort())
 
     @property
+    def given_y(self) -> nn.Module | None:
+        """The one conditional model p(x given y) that serves all classes, if it is one."""
+        return self.parts[0] if self._shared else None
+
+    @property
     def _shared(self) -> bool:
         """Whether one conditional model serves all classes."""
         return self.parts[0].condition is not None
