@@ -59,6 +59,7 @@ def test_texts_from_elsewhere_are_escaped() -> None:
     x = torch.zeros(1, 8, 8, dtype=torch.uint8)
     made = [
         pieces.image(x, DIGIT, evil),
+        pieces.figure(x, DIGIT, evil, evil),
         pieces.tile(evil, evil, evil),
         pieces.section(evil, "", evil),
         pieces.verdict(evil),
@@ -478,7 +479,7 @@ def test_prices_are_known_before_anything_is_made() -> None:
 
 
 @pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
+def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A studio of the three runs, in a process of its own."""
     if not CHROMIUM.exists():
         pytest.skip(f"no browser: {CHROMIUM} is not there")
@@ -489,13 +490,12 @@ def address(folder: Path) -> Iterator[str]:
     words = [sys.executable, "-m", "likely", "studio", str(folder), "--port", str(port)]
     source = str(Path(__file__).resolve().parent.parent / "src")
     environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "the studio is at" in line:
-                break
-        else:
-            pytest.fail("the studio did not start")
+    said = tmp_path_factory.mktemp("studio") / "log"  # a file, since nobody reads on
+    with said.open("w") as log, subprocess.Popen(words, stderr=log, env=environment) as process:
+        end = time.monotonic() + 240
+        while "the studio is at" not in said.read_text():
+            assert process.poll() is None and time.monotonic() < end, said.read_text()
+            time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0  # it closes though browsers are still connected
