@@ -119,7 +119,7 @@ def play(address: str, pid: int, requests: int) -> dict:
                     "ask-go", "click", [model, pixels, float(rng.integers(-36, 37) * 5), 0.5, False, None]
                 )
             case "draw":
-                said = visitor.ask("make-draw", "click", [model, int(rng.integers(1, 33)), "", "any", None, None])
+                said = visitor.ask("make-draw", "click", [model, int(rng.integers(1, 33)), "", "any", None, 20])
             case "fill":
                 mask = packed(torch.from_numpy(rng.integers(0, 2, (8, 8))))
                 said = visitor.ask("fill-go", "click", ["mixture", pixels, mask, 80])
@@ -135,7 +135,9 @@ def play(address: str, pid: int, requests: int) -> dict:
             case _:
                 said = visitor.ask("ask-go", "click", [model, "rubbish", 0, 0, False, None])
         times.setdefault(what, []).append((time.monotonic() - clock, cpu(pid) - spent))
-        wrong += ("lk-problem" in said) != (what == "bad") or '"success":false' in said.replace(" ", "")
+        if ("lk-problem" in said) != (what == "bad") or '"success":false' in said.replace(" ", ""):
+            wrong += 1
+            print(what, said[:300], flush=True)
         if i % 25 == 24:
             memory.append((i + 1, resident(pid)))
             print(json.dumps({"request": i + 1, "MB": round(memory[-1][1], 1)}), flush=True)

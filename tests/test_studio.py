@@ -552,3 +552,68 @@ def test_ask_in_a_browser(page: Any, tmp_path: Path) -> None:
     page.wait_for_function(
         "before => document.querySelectorAll('#ask-out .lk-tile b')[1]?.innerText !== before", arg=shown
     )
+
+
+@pytest.mark.long
+def test_every_tab_in_a_browser(page: Any) -> None:
+    choose(page, "vae")
+    open_tab(page, "Make")
+    page.wait_for_selector("#make-walk")  # a model with codes
+    page.click("#make-draw")
+    page.wait_for_selector("#make-out figure >> nth=15")
+    page.click("#make-walk")
+    page.wait_for_selector("#make-out h3:has-text('A walk between two pictures')")
+    choose(page, "mixture")
+    page.wait_for_selector("#make-out .lk-hint")
+    page.click("#make-film")
+    page.wait_for_selector("#make-out img.lk-film")
+
+    open_tab(page, "Complete")
+    page.click("#fill-go")
+    page.wait_for_selector("#fill-out .lk-problem:has-text('nothing is rubbed out')")
+    page.click("button[data-set=fill-side][data-value=bottom]")
+    page.wait_for_function("document.querySelector('#fill-pad .lk-pad')?.dataset.hidden.includes('B')")
+    page.click("#fill-go")
+    page.wait_for_selector("#fill-out figure >> nth=4")
+    page.click("#fill-compress")
+    page.wait_for_selector("#fill-out h3:has-text('Where its bits are')")
+    page.click("#fill-denoise")
+    page.wait_for_selector("#fill-out .lk-problem:has-text('denoise needs a model that is Denoiser')")
+
+    open_tab(page, "Compare")
+    page.click("#other input")
+    page.click("ul[role=listbox] li:has-text('joint')")
+    page.click("#compare-go")
+    page.wait_for_selector("#compare-out .lk-two .lk-bars")
+    open_tab(page, "Runs")
+    page.wait_for_selector("#runs-one polyline")
+    page.click("button[data-set=runs-pick][data-value=vae]")
+    page.wait_for_function("document.querySelector('#model input').value === 'vae'")
+
+
+@pytest.mark.long
+def test_two_pages_at_once(page: Any, address: str) -> None:
+    other = page.context.new_page()
+    other.goto(address)
+    other.wait_for_selector("#ask-pad canvas")
+    for each, name in ((page, "joint"), (other, "mixture")):
+        choose(each, name)
+        each.click("#ask-go")
+    page.wait_for_selector("#ask-out .lk-bars")  # each has the answer of its own model
+    other.wait_for_selector("#ask-out .lk-chart")
+    assert other.locator("#ask-out .lk-bars").count() == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_cut_off_on_a_narrow_page(page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 420, "height": 900})
+    for name in ("Ask", "Make", "Complete", "Runs"):
+        open_tab(page, name)
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, name
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.click(f"button[role=tab]:has-text('{name}'):visible")
