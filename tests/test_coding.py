@@ -74,7 +74,7 @@ def test_tables_are_the_distributions_they_are_made_from() -> None:
     r = rng(1)
     logits = r.normal(0, 3, (200, 40))
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    q = np.diff(Weighed.from_logits(on_grid(torch.from_numpy(logits))).listed().cumulative, axis=1) / TOTAL
+    q = np.diff(Weighed.from_logits(on_grid(torch.from_numpy(logits))).in_full().cumulative, axis=1) / TOTAL
     assert 0 <= (p * np.log2(p / q)).sum(1).max() < 1e-4
     for function, cdf in (("logistic", expit), ("normal", ndtr)):
         weight, mean, log_scale = r.normal(0, 1, (100, 4)), r.uniform(-20, 280, (100, 4)), r.uniform(-2, 4, (100, 4))
@@ -87,6 +87,17 @@ def test_tables_are_the_distributions_they_are_made_from() -> None:
         parts = (on_grid(torch.from_numpy(part)) for part in (weight, mean, log_scale))
         q = np.diff(cumulative(Located(256, *parts, function)), axis=1) / TOTAL
         assert 0 <= np.where(p > 0, p * np.log2(np.maximum(p, 1e-300) / q), 0).sum(1).max() < 1e-4
+
+
+def test_many_weights_are_worked_on_in_blocks() -> None:
+    logits = rng(1).integers(-900, 900, (900, 300))
+    table = Weighed.from_logits(logits)  # 270,000 numbers: several blocks
+    for row in (0, 217, 218, 219, 899):
+        alone = Weighed.from_logits(logits[row : row + 1])
+        assert np.array_equal(cumulative(table.rows(slice(row, row + 1))), cumulative(alone))
+        c = rng(row).integers(0, TOTAL, 200)
+        expected = np.searchsorted(cumulative(alone)[0], c, side="right") - 1
+        assert np.array_equal(Weighed(np.repeat(table.mass[row : row + 1], 200, 0)).find(c), expected)
 
 
 def test_frozen_tables_are_what_they_are_called() -> None:
@@ -161,7 +172,7 @@ def test_both_coders_write_the_same_bytes_and_read_them_back(few: int, lanes: in
         assert stack.to_bytes() == data
         for table, each in zip(pile, symbols, strict=True):
             assert np.array_equal(stack.pop(table), each)
-            assert plain.pop(states, words, table.listed().lists()) == each.tolist()
+            assert plain.pop(states, words, table.in_full().lists()) == each.tolist()
         assert stack.is_empty()
         assert not words
         assert states == [2**32] * lanes

@@ -5,8 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from likely.tasks.card.cells import Cell, Section
 from likely.tasks.card.drawing import curves_svg, scatter_svg
-from likely.tasks.card.story import Cell, Section, headline, lead, story, title
+from likely.tasks.card.story import headline, lead, story, title
 from likely.tasks.page import page
 
 _STYLE = """
