@@ -1,9 +1,8 @@
-"""The coder alone against constriction: ready parameters to bytes and back, every symbol with a distribution of its own.
+"""The coder alone against constriction: parameters to bytes and back, every symbol with a distribution of its own.
 
 Ours makes integer tables, which two machines agree on, from parameters on a grid; constriction takes floats as they
 are. Both are timed with the tables' making, which is most of the work, and ours without it as well ("ready"): pushing
-and popping of intervals. Overhead is the length of our bytes over what our tables charge: the interleaved lanes' states,
-for the most part. Run it where constriction is installed beside `likely`:
+intervals. What our bytes hold beyond what our tables charge is told by the lane. Run it where constriction is installed beside `likely`:
 
     python3 -m venv .venv-rivals && .venv-rivals/bin/pip install -e . "constriction>=0.5,<0.6"
     .venv-rivals/bin/python bench/coder_vs_constriction.py
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from likely.coding.ans import Stack
-from likely.coding.tables import GRID, PRECISION, Ints, Listed, Located, Table
+from likely.coding.tables import GRID, PRECISION, Ints, Located, Table, Weighed
 
 LANES = (1024, 64, 4)
 REPEATS = 5
@@ -65,7 +64,7 @@ def categorical(n: int, size: int) -> Case:
     p /= p.sum(1, keepdims=True)
 
     def table(part: slice) -> Table:
-        return Listed.from_logits(logits[part])
+        return Weighed.from_logits(logits[part])
 
     family = constriction.stream.model.Categorical(perfect=False)
     return Case(symbols, charged(table, symbols), table, family, (p,))
@@ -145,7 +144,7 @@ def measure(name: str, case: Case, lanes: int, rival: str) -> None:
             "rival_msym_s": round(n / times["rival"].cpu / 1e6, 3),
             "bits_a_symbol_ours": 8 * len(data) / n,
             "bits_a_symbol_rival": 32 * len(words) / n,
-            "overhead_ours": 8 * len(data) / case.bits - 1,
+            "bits_a_lane": (8 * len(data) - case.bits) / lanes,
         }
         if "ready" in times:
             more["ready_msym_s"] = round(n / times["ready"].cpu / 1e6, 3)

@@ -20,7 +20,7 @@ A comment in the line above a block changes what is done with it:
     <!-- exits: N -->           must end with this exit status (its message then counts as output)
     <!-- differs: REASON -->    (above an output) other words come out after a few steps of training: not compared
 
-`check` cuts every `steps=N`, `--steps N`, `k=N`, `-k N` and `evaluations=N` to SHORT; a `likely train` that does not
+`check` cuts every `steps=N`, `--steps N`, `k=N`, `-k N` and `evaluations=N` to a few; a `likely train` that does not
 say its steps is an error.
 """
 
@@ -122,7 +122,7 @@ def run(page: Path, folder: Path, short: bool) -> list[str]:
         for block in blocks(text):
             if block.title is not None and block.mark != "not run":
                 Path(block.title).parent.mkdir(parents=True, exist_ok=True)
-                Path(block.title).write_text(block.code)
+                Path(block.title).write_text(shortened(block.code) if short else block.code)
             said.append(one(block, names, short, page) if runs(block) else "")
         for name in pictures(page, text):
             assert written(name), f"{page.name} shows images/{page.stem}/{name}, which its code did not write"
@@ -135,7 +135,7 @@ def one(block: Block, names: dict[str, Any], short: bool, page: Path) -> str:
     where = f"{page.name}, {block.language} at {page.read_text()[: block.start].count(chr(10)) + 1}"
     if block.language == "pycon":
         flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
-        test = doctest.DocTestParser().get_doctest(code, names, where, str(page), 0)
+        test = doctest.DocTestParser().get_doctest(block.code, names, where, str(page), 0)
         failed = doctest.DocTestRunner(optionflags=flags).run(test, clear_globs=False).failed
         assert not failed, f"{where}: {failed} examples failed"
         names.update(test.globs)
@@ -178,7 +178,8 @@ def command(line: str, said: io.StringIO) -> int:
 
 def shortened(code: str) -> str:
     """The same code with SHORT steps of training, draws a row and evaluations of a sampler."""
-    long = r"((?:\b(?:steps|k|evaluations)[= ]|-k ))(\d+)"
+    code = re.sub(r"(\bevaluations[= ])(\d+)", lambda match: match[1] + str(min(8, int(match[2]))), code)
+    long = r"((?:\b(?:steps|k)[= ]|-k ))(\d+)"
     return re.sub(long, lambda match: match[1] + str(min(SHORT, int(match[2]))), code)
 
 
@@ -214,6 +215,7 @@ def clip(said: str, shown: str) -> str:
 
 def wiped(text: str) -> list[str]:
     """The lines of an output without their numbers, to be compared over machines and lengths of training."""
+    text = re.sub(r"\b[0-9a-f]{16,}\b", "#", text)
     text = re.sub(r"(?<![\w.])[-+]?(\d[\d,]*(\.\d+)?|\.\d+)(e[-+]?\d+)?(?![a-zA-Z])", "#", text)
     return [re.sub(r"\s+", " ", re.sub(r"[\u2500-\u259f]+", "-", line)).strip() for line in text.splitlines()]
 

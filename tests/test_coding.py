@@ -14,15 +14,15 @@ from scipy.special import expit, ndtr
 from likely.coding import ans, plain, tables
 from likely.coding.ans import Stack, Underflow, pseudorandom
 from likely.coding.growing import Growing
-from likely.coding.tables import TOTAL, Listed, Located, Table, Uniform, on_grid
+from likely.coding.tables import TOTAL, Located, Table, Uniform, Weighed, on_grid
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def listed(n: int, size: int, seed: int = 0, spread: int = 900) -> Listed:
-    return Listed.from_logits(rng(seed).integers(-spread, spread, (n, size)))
+def listed(n: int, size: int, seed: int = 0, spread: int = 900) -> Weighed:
+    return Weighed.from_logits(rng(seed).integers(-spread, spread, (n, size)))
 
 
 def located(n: int, size: int, parts: int = 3, seed: int = 0, function: str = "logistic") -> Located:
@@ -75,7 +75,7 @@ def test_tables_are_the_distributions_they_are_made_from() -> None:
     r = rng(1)
     logits = r.normal(0, 3, (200, 40))
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    q = np.diff(Listed.from_logits(on_grid(torch.from_numpy(logits))).cumulative, axis=1) / TOTAL
+    q = np.diff(Weighed.from_logits(on_grid(torch.from_numpy(logits))).in_full().cumulative, axis=1) / TOTAL
     assert 0 <= (p * np.log2(p / q)).sum(1).max() < 1e-4
     for function, cdf in (("logistic", expit), ("normal", ndtr)):
         weight, mean, log_scale = r.normal(0, 1, (100, 4)), r.uniform(-20, 280, (100, 4)), r.uniform(-2, 4, (100, 4))
@@ -88,6 +88,17 @@ def test_tables_are_the_distributions_they_are_made_from() -> None:
         parts = (on_grid(torch.from_numpy(part)) for part in (weight, mean, log_scale))
         q = np.diff(cumulative(Located(256, *parts, function)), axis=1) / TOTAL
         assert 0 <= np.where(p > 0, p * np.log2(np.maximum(p, 1e-300) / q), 0).sum(1).max() < 1e-4
+
+
+def test_many_weights_are_worked_on_in_blocks() -> None:
+    logits = rng(1).integers(-900, 900, (900, 300))
+    table = Weighed.from_logits(logits)  # 270,000 numbers: several blocks
+    for row in (0, 217, 218, 219, 899):
+        alone = Weighed.from_logits(logits[row : row + 1])
+        assert np.array_equal(cumulative(table.rows(slice(row, row + 1))), cumulative(alone))
+        c = rng(row).integers(0, TOTAL, 200)
+        expected = np.searchsorted(cumulative(alone)[0], c, side="right") - 1
+        assert np.array_equal(Weighed(np.repeat(table.mass[row : row + 1], 200, 0)).find(c), expected)
 
 
 def test_frozen_tables_are_what_they_are_called() -> None:
@@ -114,7 +125,7 @@ def test_frozen_tables_are_the_same_everywhere() -> None:
 
 def test_extreme_parameters_still_make_tables() -> None:
     infinite = torch.tensor([[-math.inf, 0.0, 1e30], [0.0, -math.inf, -math.inf]], dtype=torch.float64)
-    below = cumulative(Listed.from_logits(on_grid(infinite)))
+    below = cumulative(Weighed.from_logits(on_grid(infinite)))
     assert (np.diff(below, axis=1) >= 1).all()
     assert below[0, 2] == 2
     wild = torch.tensor([[1e300, -1e300, 5.0]], dtype=torch.float64)
@@ -168,7 +179,7 @@ def test_both_coders_write_the_same_bytes_and_read_them_back(few: int, lanes: in
         assert stack.to_bytes() == data
         for table, each in zip(pile, symbols, strict=True):
             assert np.array_equal(stack.pop(table), each)
-            assert plain.pop(states, words, table.cumulative.tolist()) == each.tolist()
+            assert plain.pop(states, words, table.in_full().lists()) == each.tolist()
         assert stack.is_empty()
         assert not words
         assert states == [2**32] * lanes
@@ -187,8 +198,8 @@ def test_a_stack_is_as_long_as_the_information_on_it() -> None:
 
 
 def test_popping_random_bits_draws_from_the_table() -> None:
-    table = Listed.from_logits(np.tile(rng().integers(-500, 500, (1, 5)), (40000, 1)))
-    p = np.diff(table.cumulative[0]) / TOTAL
+    table = Weighed.from_logits(np.tile(rng().integers(-500, 500, (1, 5)), (40000, 1)))
+    p = np.diff(cumulative(table)[0]) / TOTAL
     stack = Stack(8, "bits")
     symbols = stack.pop(table)
     found = np.bincount(symbols, minlength=5)

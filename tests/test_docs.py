@@ -30,7 +30,7 @@ LEFT_ALONE = {
 }
 """How many blocks are not run, each with its reason in the page: a new one has to be entered here."""
 
-WITHOUT_A_PAGE = {"pyramid", "hyperprior"}
+WITHOUT_A_PAGE = {"hyperprior"}
 """Families that are too young to have a page."""
 
 

@@ -165,7 +165,7 @@ def _bits(figure: dict[str, float] | None) -> str:
 
 def comparison_of_runs(found: dict[str, Any]) -> None:
     """Runs side by side, and which of their readings may be ranked."""
-    from likely.tasks.card.compare import FACTS, reading
+    from likely.tasks.card.comparison import FACTS, reading
 
     table = Table(box=None, padding=(0, 2))
     table.add_column("", style="dim")

@@ -26,6 +26,7 @@ from likely.cli.common import (
     unwritten,
 )
 from likely.cli.field import compress_field, decompress_field
+from likely.cli.lossy import compress_lossy, decompress_lossy
 from likely.cli.pictures import compress_pictures, decompress_pictures
 
 
@@ -36,6 +37,7 @@ def sample(
     how: Positional[Words] = (),
     seed: Count = None,
     out: Place = None,
+    film: Place = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -49,19 +51,22 @@ def sample(
             model takes every class in turn.
         seed: Seed of the draws; without it a fresh one is taken, and reported.
         out: .png, .npz or .csv file; a new RUN/samples-SEED by default.
+        film: Also write an animated .webp of how the first 8 draws come about, for models that go a way to them.
     """
     import secrets
 
     from likely.config.recipe import settings_of
     from likely.logprob import sample as draw
+    from likely.tasks.film import animation, has_film
+    from likely.tasks.film import film as way_of
     from likely.tasks.learn import classes_of, recipe_of
-    from likely.tasks.pictures import save_values, suffixes
+    from likely.tasks.pictures import is_picture, save_values, suffixes
     from likely.tasks.samples import digest
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
     from likely.verbs import name_of
 
-    unwritten(force, out)
+    unwritten(force, out, film)
     recipe_of(run)
     model = load_model(run)
     settings = settings_of(how)
@@ -73,11 +78,20 @@ def sample(
     path = out or fresh(run / f"samples-{chosen}{suffixes(model.space)[0]}")
     if path.suffix.lower() not in suffixes(model.space):
         raise ValueError(f"out is {path}; accepts {', '.join(suffixes(model.space))} for values of {model.space}")
+    if film is not None and not has_film(model):
+        raise ValueError(f"film is {film}, but {name_of(model)} draws in one go: there is no way to show; leave it out")
+    if film is not None and (film.suffix.lower() != ".webp" or not is_picture(model.space)):
+        raise ValueError(f"film is {film} of {model.space}; accepts a name that ends in .webp, for pictures")
     with Stage("sampling", n) as stage:
         draws = draw(model, n, labels, seed=chosen, progress=stage.advance)
     save_values(draws, model.space, path)
     record = {"n": n, "seed": chosen, "y": None if labels is None else labels.tolist(), "sha256": digest(draws)}
-    record |= {"how": settings, "out": str(path)}
+    if film is not None:
+        few = min(n, 8)
+        frames = list(way_of(model, few, None if labels is None else labels[:few], seed=chosen))
+        film.parent.mkdir(parents=True, exist_ok=True)
+        film.write_bytes(animation(frames, model.space))
+    record |= {"how": settings, "out": str(path), "film": None if film is None else str(film)}
     Ledger(run).append("sample", figures=record)
     give(record, f"{n} draws of seed {chosen}: {path}", None, json)
 
@@ -239,6 +253,7 @@ def compress(
     out: Annotated[Path | None, arg(metavar="PATH", aliases=("-o",))] = None,
     split: Split = "test",
     limit: Count = None,
+    rate: float | None = None,
     default: bool = False,
     field: Annotated[Path | None, arg(metavar="PICTURE")] = None,
     lam: float = 1e-3,
@@ -258,10 +273,13 @@ def compress(
         inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
         out: The file; a new INPUTS.lkz by default.
         limit: Compress the first rows or pictures only.
+        rate: Of a lossy model (hyperprior), for pictures of any sizes: 1 for the smallest files, 2, 3, ... for better
+            ones, or between; the middle one by default.
         default: No run, but the model that comes with the package, for grey and RGB pictures of any sizes: give
             --default PICTURES.
         field: Lossy, and without a model: fit a neural field to this one picture, which takes minutes. Ctrl-C ends the
-            fitting early, and the file holds what was reached; before the first step nothing is written.
+            fitting early, after some last steps, and the file holds what was reached; before the first step nothing is
+            written.
         lam: With --field: MSE + lam bits/pixels is made small, 0.01 for small files, 0.0001 for good ones.
         steps: With --field: steps of gradient; the more, the better.
     """
@@ -273,6 +291,7 @@ def compress(
     from likely.tasks.learn import classes_of
     from likely.terminal import Stage, give, say
     from likely.train import Ledger, load_model
+    from likely.verbs import Lossy, has, name_of
 
     unwritten(force, out)
     if limit is not None and limit < 1:
@@ -288,6 +307,10 @@ def compress(
     if run is None:
         raise ValueError("run is missing; give the run folder of a model, --default PICTURES or --field PICTURE")
     model = load_model(run)
+    if has(model, Lossy):
+        return compress_lossy(run, model, inputs, out, split, limit, rate, json)
+    if rate is not None:
+        raise ValueError(f"rate is {rate}, but {name_of(model)} is no lossy model: what it codes comes back as it was")
     if inputs is not None and isinstance(model, AnySize) and pictures_in(Path(inputs)):
         return compress_pictures(model, Path(inputs), out, limit, json)
     codec = Codec(model)
@@ -338,13 +361,15 @@ def decompress(
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise ValueError(f"out is {folder}, which is not empty; choose another folder, or --force to write into it")
     record = look(archive)
-    if "pictures" in record:
+    if "pictures" in record and not record.get("lossy"):
         return decompress_pictures(archive, folder, model_for(archive, run), only, crop, json)
     if only is not None or crop is not None:
-        raise ValueError(f"only and crop are for files of pictures of any sizes; {archive} holds rows of one shape")
-    if record.get("lossy"):
+        raise ValueError(f"only and crop are for lossless files of pictures of any sizes; {archive} is none")
+    if record.get("lossy") and "model" not in record["header"]:
         return decompress_field(archive.read_bytes(), archive, folder, json)
     found, model = model_for(archive, run)
+    if record.get("lossy"):
+        return decompress_lossy(archive.read_bytes(), record["rows"], folder, found, model, json)
     with Stage("decompressing", record["rows"]) as stage:
         rows, paths = restore(Codec(model), archive.read_bytes(), folder, stage.advance)
     told = {"rows": len(rows.x), "out": str(folder), "files": len(paths), "run": found}

@@ -12,14 +12,14 @@ from likely.coding.schemes import Scheme, Sequential
 from likely.coding.tables import MOST
 from likely.logprob import scoring
 from likely.space import Integers
-from likely.verbs import Latent, Ordered, has, name_of, verbs
+from likely.verbs import Latent, Lossy, Ordered, has, name_of, verbs
 
 SEQUENTIAL, LATENT = (Sequential,), (TwoPart, BitsBack)
 
 
 def coded(model: Any) -> Any:
     """What is coded of a model: of a joint with one conditional model, that one, for a file holds y and x given y."""
-    part = getattr(model, "given_y", None)
+    part = getattr(model, "one_for_all", None)
     return model if part is None else part
 
 
@@ -41,6 +41,8 @@ def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
         if not lacks:
             return LATENT
         raise TypeError(f"{what} is Latent, but {lacks}")
+    if has(model, Lossy):
+        raise TypeError(f"{what} is Lossy: what it codes comes back changed; likely.coding.LossyCodec does that")
     can = ", ".join(verbs(model)) or "nothing that likely.verbs knows"
     raise TypeError(f"{what} is {can}; accepts Ordered, Latent with normal posteriors, or an integer flow")
 
@@ -60,7 +62,8 @@ def scheme_for(model: Any, rows: int, group: int | None = None, name: str | None
     if name is not None and name not in known:
         raise ValueError(f"scheme is {name!r}; {name_of(model)} accepts {', '.join(known)}")
     if SEQUENTIAL[0].name in known:
-        return Sequential(model, min(group or 64, rows))
+        # a network works best on many rows at once, up to some 10^5 numbers that it keeps in mind for each layer
+        return Sequential(model, min(group or min(256, max(16, (1 << 18) // model.space.dims)), rows))
     few = rows < FEW_ROWS if name is None else name == TwoPart.name
     with scoring(model):
         # every group borrows once, so groups grow with the rows: their initial bits stay some thousandths of the whole

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from likely.coding.ans import Stack
 from likely.coding.growing import Growing
-from likely.coding.tables import GRID, Ints, Listed, Located, Table, on_grid
+from likely.coding.tables import GRID, Ints, Located, Table, Weighed, on_grid
 from likely.observation import (
     Bernoulli,
     Categorical,
@@ -58,11 +58,12 @@ class AnySize(Protocol):
 def ordered(model: Any, n: int, y: Any = None) -> Program:
     """The program of an `Ordered` model: a site is a group."""
     state, conditional = model.start(n, y)
-    done: list[Tensor] = []
-    while conditional is not None:
-        done.append((yield Conditional(conditional.observation, conditional.parameters[..., None])))
-        state, conditional = model.step(state, done[-1][..., 0])
-    return model.from_sites(torch.cat(done, 2))
+    # one tensor for all: a small one kept at each step would leave holes too small for the next step's large ones
+    x = torch.empty(n, conditional.observation.channels, model.sites, dtype=torch.int64)
+    for site in range(model.sites):
+        x[..., site] = (yield Conditional(conditional.observation, conditional.parameters[..., None]))[..., 0]
+        state, conditional = model.step(state, x[..., site])
+    return model.from_sites(x)
 
 
 def tables(conditional: Conditional, known: Ints) -> Walk:
@@ -76,10 +77,10 @@ def tables(conditional: Conditional, known: Ints) -> Walk:
     match each:
         case Bernoulli():
             logit = on_grid(parameters).reshape(-1)
-            yield slice(None), Listed.from_logits(np.stack([np.zeros_like(logit), logit], 1))
+            yield slice(None), Weighed.from_logits(np.stack([np.zeros_like(logit), logit], 1))
         case Categorical():
             logits = on_grid(parameters).reshape(rows, channels, each.levels, sites)
-            yield slice(None), Listed.from_logits(logits.swapaxes(2, 3).reshape(-1, each.levels))
+            yield slice(None), Weighed.from_logits(logits.swapaxes(2, 3).reshape(-1, each.levels))
         case DiscretisedLogisticMixture():
             for c in range(channels):
                 mixture = each.given(parameters, torch.from_numpy(known), c)

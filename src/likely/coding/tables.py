@@ -32,7 +32,8 @@ MOST = 1 << 16
 """The largest size of a table."""
 MOST_PARTS = 1 << 10
 """The most components of a mixture."""
-_AT_ONCE = 256
+_AT_ONCE = 512
+_BLOCK = 1 << 16  # numbers worked on at a time, where memory would have to be fetched anew for more
 _ONE = 1 << 30  # 1.0 in the frozen tables
 _REACH = 24  # distribution functions are tabulated on [-24, 24]; beyond they are 0 or 1 to 2^-30
 _FINEST, _COARSEST = -6, 18  # log-scales in nats, in units of a cell
@@ -91,20 +92,10 @@ class Table(ABC):
 
 
 class Listed(Table):
-    """Every frequency written down: for few symbols, or such without order. Made from cumulative sums (N, size + 1)."""
+    """Every frequency written down, as cumulative sums (N, size + 1): 0 .. 2^24."""
 
     def __init__(self, cumulative: Ints) -> None:
         self.cumulative, self.size = cumulative, cumulative.shape[1] - 1
-
-    @classmethod
-    def from_logits(cls, logits: Ints) -> Listed:
-        """Probabilities in proportion to exp(logits / 256), (N, size)."""
-        size = logits.shape[1]
-        _check_size(size)
-        weight = _weights(logits, min(30, 38 - size.bit_length()))  # sums below 2^38: times 2^24 they stay below 2^62
-        mass = np.zeros((len(logits), size + 1), np.int64)
-        np.cumsum(weight, 1, out=mass[:, 1:])
-        return cls(np.arange(size + 1) + mass * (TOTAL - size) // mass[:, -1:])
 
     def __len__(self) -> int:
         return len(self.cumulative)
@@ -121,6 +112,46 @@ class Listed(Table):
     def lists(self) -> list[list[int]]:
         """The cumulative sums as plain integers."""
         return self.cumulative.tolist()
+
+
+class Weighed(Table):
+    """A weight for every symbol: for few symbols, or such without order. Made from the weights' sums (N, size + 1).
+
+    The sums are below 2^38, so that times 2^24 they stay below 2^62. They are brought to 2^24 only where that is asked
+    for, as nothing costs as much here as a division.
+    """
+
+    def __init__(self, mass: Ints) -> None:
+        self.mass, self.size = mass, mass.shape[1] - 1
+
+    @classmethod
+    def from_logits(cls, logits: Ints) -> Weighed:
+        """Probabilities in proportion to exp(logits / 256), (N, size)."""
+        size = logits.shape[1]
+        _check_size(size)
+        mass, bits = np.empty((len(logits), size + 1), np.int64), min(30, 38 - size.bit_length())
+        mass[:, 0], block = 0, max(1, _BLOCK // size)
+        for low in range(0, len(logits), block):
+            np.cumsum(_weights(logits[low : low + block], bits), 1, out=mass[low : low + block, 1:])
+        return cls(mass)
+
+    def __len__(self) -> int:
+        return len(self.mass)
+
+    def rows(self, part: slice) -> Weighed:
+        return Weighed(self.mass[part])
+
+    def below(self, symbol: Ints) -> Ints:
+        return symbol + np.take_along_axis(self.mass, symbol, 1) * (TOTAL - self.size) // self.mass[:, -1:]
+
+    def find(self, c: Ints) -> Ints:
+        # x + floor(mass (2^24 - size) / total) <= c without the division: mass (2^24 - size) < (c - x + 1) total
+        room = (c[:, None] + 1 - np.arange(1, self.size)) * self.mass[:, -1:]
+        return (self.mass[:, 1:-1] * (TOTAL - self.size) < room).sum(1)
+
+    def lists(self) -> list[list[int]]:
+        """The cumulative sums as plain integers."""
+        return self.in_full().lists()
 
 
 class Chosen(Table):
@@ -180,7 +211,8 @@ class Located(Table):
         self.weight = _weights(logits, 22)  # sums up to 2^32: times 2^30 they stay below 2^63
         self.total = self.weight.sum(1)
         self.centre = np.clip(centre, -64 * GRID * MOST, 64 * GRID * MOST)
-        self.scale = np.clip(log_scale, _FINEST * GRID, _COARSEST * GRID) - _FINEST * GRID
+        scale = np.clip(log_scale, _FINEST * GRID, _COARSEST * GRID) - _FINEST * GRID
+        self.inverse, self.limit = (each.take(scale) for each in _scales())
 
     def __len__(self) -> int:
         return len(self.total)
@@ -189,20 +221,23 @@ class Located(Table):
         some = object.__new__(Located)
         some.size, some.function = self.size, self.function
         some.weight, some.total = self.weight[part], self.total[part]
-        some.centre, some.scale = self.centre[part], self.scale[part]
+        some.centre, some.inverse, some.limit = self.centre[part], self.inverse[part], self.limit[part]
         return some
 
     def below(self, symbol: Ints) -> Ints:
-        inverse, limit = _scales()
-        away = symbol[:, :, None] * GRID - GRID // 2 - self.centre[:, None]  # (N, k, M): 1/256 of a cell
-        here = limit[self.scale][:, None]
+        away = (symbol * GRID - GRID // 2)[:, :, None] - self.centre[:, None]  # (N, k, M): 1/256 of a cell
         # t = away / scale in units of 2^-16, within [-24, 24]: the product stays below 2^55
-        t = np.clip(away, -here, here) * inverse[self.scale][:, None] >> 32
+        t = np.clip(away, -self.limit[:, None], self.limit[:, None], out=away)
+        t *= self.inverse[:, None]
+        t >>= 32
         t += _REACH << 16
-        step, rest = np.clip(t >> 8, 0, 2 * _REACH * GRID - 1), t & 255
+        step, rest = t >> 8, t & 255
         value, slope = _function(self.function)
-        each = value[step] + (slope[step] * rest >> 8)  # F(t) in units of 2^-30
-        mass = (self.weight[:, None] * each).sum(2) // self.total[:, None]
+        each = slope.take(step, mode="clip")  # F(t) in units of 2^-30, linear between its knots
+        each *= rest
+        each >>= 8
+        each += value[:-1].take(step, mode="clip")
+        mass = np.einsum("nkm,nm->nk", each, self.weight) // self.total[:, None]
         mass[symbol <= 0], mass[symbol >= self.size] = 0, _ONE
         return symbol + (mass * (TOTAL - self.size) >> 30)
 
@@ -216,7 +251,7 @@ def _weights(logits: Ints, bits: int) -> Ints:
     """exp(logits / 256) over its largest in each row, in units of 2^-bits: the largest is 2^bits itself."""
     table = _exponentials()
     down = np.minimum(logits.max(1, keepdims=True) - logits, len(table) - 1)
-    return table[down] >> (30 - bits)
+    return table.take(down) >> (30 - bits)
 
 
 # Frozen tables, all from integers ------------------------------------------------------------------------------------

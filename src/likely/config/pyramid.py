@@ -16,8 +16,8 @@ class Pyramid(FamilyConfig):
 
     family: Literal["pyramid"] = "pyramid"
 
-    width: Annotated[int, Field(ge=1, le=256)] = 64
-    """Hidden units of each network; up to 256 of them the integers stay exact in float32."""
+    width: Annotated[int, Field(ge=1, le=128)] = 64
+    """Hidden units of each network; up to 128 of them every sum stays exact in float32."""
 
     hidden: Annotated[int, Field(ge=1, le=8)] = 2
     """Hidden layers of each network."""

@@ -19,6 +19,7 @@ from likely.conformance import (  # noqa: F401
     joint,
     latent,
     learning,
+    lossy,
     samples,
     saving,
 )

@@ -56,7 +56,8 @@ def tab(desk: Desk) -> None:
         second = gr.Dropdown(desk.shelf.names(), label="The other model", elem_id="other")
         go = gr.Button("Compare", variant="primary", elem_id="compare-go", scale=0, min_width=140)
         stop = gr.Button("Stop", elem_id="compare-stop", scale=0, min_width=100)
-    out = look.html(pieces.hint("The picture of the tab Ask, as it stands there, and what two models say of it."))
+    hint = pieces.hint("The picture of the tab Ask, as it stands there, and what two models say of it.")
+    out = look.html(hint, elem_id="compare-out")
 
     def start(told: Any = None) -> Any:
         return gr.Dropdown(choices=desk.shelf.names())

@@ -118,7 +118,7 @@ def tab(desk: Desk) -> None:
     pixels, mask, index, side = (look.field(f"fill-{name}") for name in ("pixels", "mask", "index", "side"))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            pad = look.html()
+            pad = look.html(elem_id="fill-pad")
             look.html('<p class="lk-note">Rub out with pointer or keys, or hide</p>')
             look.html(pieces.buttons("fill-side", [(name, f"hide {name}", name) for name in SIDES], "lk-chips"))
             with gr.Row():
@@ -132,7 +132,7 @@ def tab(desk: Desk) -> None:
                 small = gr.Button("Compress", elem_id="fill-compress")
             choices = look.html()
         with gr.Column(scale=7, min_width=300):
-            out = look.html()
+            out = look.html(elem_id="fill-out")
 
     def place(loaded: Loaded, x: torch.Tensor, seen: torch.Tensor) -> Any:
         return pieces.pad(x, loaded.space, "fill-mask", ~seen), pieces.packed(x), pieces.packed(~seen)

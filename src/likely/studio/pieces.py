@@ -20,7 +20,7 @@ def image(x: Tensor, space: Integers, alt: str, kind: str = "") -> str:
 
 def figure(x: Tensor, space: Integers, alt: str, caption: str = "", kind: str = "") -> str:
     """A picture with a caption."""
-    under = f"<figcaption>{caption}</figcaption>" if caption else ""
+    under = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure class="lk-figure {kind}">{image(x, space, alt)}{under}</figure>'
 
 
@@ -57,7 +57,7 @@ def verdict(text: str, kind: str = "", beside: str = "") -> str:
 
 def problem(text: str) -> str:
     """What went wrong, where the answer would be."""
-    return f'<p class="lk-problem" role="alert">{escape(text[:1].upper() + text[1:])}.</p>'.replace("..<", ".<")
+    return f'<p class="lk-problem" role="alert">{escape(text.removesuffix("."))}.</p>'
 
 
 def hint(text: str) -> str:

@@ -100,9 +100,10 @@ def overrides(fields: list[dict[str, Any]], values: list[Any]) -> list[str]:
         if value in (None, "") or value == field["value"]:
             continue
         if field["kind"] == "number":
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{field['name']} is {value!r}; accepts a number")
-            text = str(int(value)) if field["whole"] else repr(float(value))
+            try:
+                text = str(int(value)) if field["whole"] else repr(float(value))
+            except ValueError:
+                raise ValueError(f"{field['name']} is {str(value)[:30]!r}; accepts a number") from None
         elif field["kind"] == "flag":
             text = "true" if value else "false"
         else:
@@ -184,7 +185,8 @@ class Trainer:
         try:
             body = portrait(job.run)
         except (ValueError, OSError, KeyError):
-            body = pieces.hint("Reading the data and building the model …") if job.running else ""
+            waits = "Reading the data and building the model …"
+            body = pieces.hint(waits if job.running else "It was stopped before it began; nothing was written.")
         if not job.running and job.process.returncode not in (0, 130, 143):
             body = pieces.problem(job.last_words() or f"training ended with status {job.process.returncode}") + body
         return head + body
@@ -227,7 +229,7 @@ def tab(desk: Desk) -> None:
                         box.change(changed, boxes, settings, show_progress="hidden", api_visibility="private")
 
         with gr.Column(scale=7, min_width=300):
-            out = look.html(trainer.report())
+            out = look.html(trainer.report(), elem_id="train-out")
     clock = gr.Timer(SECONDS)
 
     def presets(family: str) -> Any:
@@ -258,12 +260,15 @@ def tab(desk: Desk) -> None:
 
 def _box(field: dict[str, Any]) -> Any:
     """The component for a field of the form."""
-    told = {"label": field["name"], "info": field["text"], "value": field["value"]}
+    where = " (training)" if field["table"] == "train" else ""
+    told = {"label": field["name"] + where, "info": field["text"], "value": field["value"]}
     match field["kind"]:
         case "flag":
             return gr.Checkbox(**told)
         case "choice":
             return gr.Dropdown(field["choices"], **told)
+        case "number" if field["value"] is None:  # a number field would show 0 for nothing
+            return gr.Textbox(placeholder="none", max_lines=1, **told)
         case _:
             return gr.Number(precision=0 if field["whole"] else None, **told)
 

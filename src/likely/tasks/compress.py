@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from likely.coding import Codec, CodecError, ModelMismatch, Rows, container
+from likely.coding import Codec, CodecError, ModelMismatch, Rows, container, lossy
 from likely.coding.choice import coded
 from likely.coding.codec import write_npz
 from likely.coding.container import Archive, Kind, Source
@@ -197,6 +197,8 @@ def describe(file: bytes | Path) -> dict[str, Any]:
 def _described(archive: Archive) -> dict[str, Any]:
     if field_file.is_field(archive):
         return field_file.describe(archive)
+    if lossy.is_lossy(archive):
+        return lossy.describe(archive)
     header = header_of(archive)
     if isinstance(header, PicturesHeader):
         return describe_pictures(archive, header)
@@ -228,7 +230,8 @@ def model_for(file: Path, run: Path | None, places: Path = Path("runs")) -> tupl
     Raises `ModelMismatch` where none of them has it.
     """
     with file.open("rb") as data:
-        need = header_of(container.read(Source(data)))
+        archive = container.read(Source(data))
+        need = lossy.opened(archive)[0] if lossy.is_lossy(archive) else header_of(archive)
     if run is not None:
         return str(run), load_model(run)
     if DEFAULT.exists() and model_hash(model := load_model(DEFAULT)) == need.model.sha256:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from likely.coding import lossy
+
 
 def sentence(record: dict[str, Any]) -> str:
     """`describe` in words."""
     if record.get("lossy"):
-        return field_sentence(record)
+        return lossy.sentence(record) if "model" in record["header"] else field_sentence(record)
     if "pictures" in record:
         return pictures_sentence(record)
     header, kinds = record["header"], record["chunks"]

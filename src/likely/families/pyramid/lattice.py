@@ -39,6 +39,8 @@ WINDOW = ([*_DIAGONAL, *_WIDE], [*_CROSS, *_KNIGHT, *_FAR], [*_CROSS, *_KNIGHT, 
 """Known pixels around one of each group, (rows, columns) away, the nearest four first."""
 _WEIGHTS = ([81] * 4 + [-9] * 8 + [1] * 4, [80] * 4 + [-8] * 8, [80] * 4 + [-8] * 8)
 """Those of the interpolations; they add up to 256. Group 0: (-1, 9, 9, -1) / 16 along rows and columns."""
+MISSED = ([], [*_CROSS[2:], *_KNIGHT[:4]], [*_CROSS[:2], *_KNIGHT[4:], *_DIAGONAL])
+"""Pixels of the groups before, of the same level: how far their own interpolations missed them is known."""
 SCALES = 7
 """Contrasts are told apart by powers of two: 1, 2, .. 64 levels."""
 LEVELS = 3
@@ -59,17 +61,21 @@ def doubled(coarse: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def inputs(group: int, channel: int) -> int:
-    """How many numbers `surroundings` gives a network."""
+    """F, how many numbers `Surroundings.of` gives a network."""
     colour = (8, 4 + 4 + 1 + 4 + 1, 4 + 4 + 1 + 4 + 4 + 1 + 2)[channel]
-    return len(WINDOW[group]) + colour + 1 + SCALES + LEVELS
+    return len(WINDOW[group]) + len(MISSED[group]) + colour + 1 + SCALES + LEVELS
 
 
 class Surroundings:
-    """What is known around a group's pixels, from a level's canvas (C, n, H, W) whose unknown pixels are coarse."""
+    """What is known around a group's pixels, from a level's canvas (C, n, H, W) whose unknown pixels are coarse.
 
-    def __init__(self, canvas: Tensor, level: int, group: int, levels: int) -> None:
+    `missed`, of the same shape, is by how much the interpolations of the groups before were wrong, in 1/256 levels.
+    """
+
+    def __init__(self, canvas: Tensor, missed: Tensor, level: int, group: int, levels: int) -> None:
         self.level, self.group, self.levels = level, group, levels
-        self.canvas = canvas
+        self.canvas, self.missed = canvas, missed
+        self._margins = mirrored(missed) if MISSED[group] else missed
         self.first = STARTS[group]
         self.size = [(side - first + 1) // 2 for side, first in zip(canvas.shape[2:], self.first, strict=True)]
         self._kept: dict[int, tuple[Tensor, list[Tensor]]] = {}
@@ -77,9 +83,10 @@ class Surroundings:
 
     def fill(self, channel: int, value: Tensor) -> None:
         """Put the group's values (n, 1, S) of a channel on the canvas."""
-        part = self.canvas[channel, :, self.first[0] :: 2, self.first[1] :: 2]
-        part.copy_(value.reshape(part.shape))
+        own = (channel, slice(None), slice(self.first[0], None, 2), slice(self.first[1], None, 2))
+        self.canvas[own] = value.reshape(self.canvas[own].shape).to(self.canvas.dtype)
         self._read()
+        self.missed[own] = self._at(channel, (0, 0)) * UNIT - self._interpolated(channel)[0]
 
     def of(self, channel: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs (F, n, h, w); the interpolation in 1/256 levels, and the contrast as k and 2^k, (n, h, w) each.
@@ -106,6 +113,7 @@ class Surroundings:
                 parts += [red * UNIT - red_base, *((self._at(1, o) - red) * UNIT for o in [*near, *_NEXT])]
                 absolute.append(red / 2)
             base = base + here * UNIT
+        parts += [self._at(channel, offset, self._margins) for offset in MISSED[self.group]]
         reached = [(contrast >= 4 * UNIT * 2**k).to(base.dtype) for k in range(SCALES - 1)]
         power = torch.stack(reached).sum(0)
         scale = 1 + sum((2**k * each for k, each in enumerate(reached)), torch.zeros_like(base))  # 2^power
@@ -120,11 +128,12 @@ class Surroundings:
         planes = mirrored(self.canvas)
         self.planes = torch.cat([planes[:1], planes[1:] - planes[:1]])
 
-    def _at(self, channel: int, offset: tuple[int, int]) -> Tensor:
+    def _at(self, channel: int, offset: tuple[int, int], planes: Tensor | None = None) -> Tensor:
         """The numbers so far away from each pixel of the group, (n, h, w)."""
+        planes = self.planes if planes is None else planes
         low = [PAD + f + o for f, o in zip(self.first, offset, strict=True)]
         rows, columns = (slice(a, a + 2 * s - 1, 2) for a, s in zip(low, self.size, strict=True))
-        return self.planes[channel][:, rows, columns]
+        return planes[channel][:, rows, columns]
 
     def _interpolated(self, channel: int) -> tuple[Tensor, list[Tensor]]:
         """A channel's interpolation and how far each known pixel is from it, in 1/256 levels."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from likely.tasks.card.cells import Cell, Section
 from likely.tasks.card.drawing import curves_svg, scatter_svg
-from likely.tasks.card.story import Cell, Section, headline, lead, story, title
+from likely.tasks.card.story import headline, lead, story, title
 from likely.tasks.page import page
 
 _STYLE = """
@@ -26,13 +27,16 @@ main { max-width:940px } .eyebrow { color:var(--soft); font-size:.8rem; letter-s
 .facts td { vertical-align:top; text-align:left !important; overflow-wrap:anywhere }
 .facts td:first-child { color:var(--soft); width:30% } .facts td:last-child { overflow-wrap:anywhere }
 .facts tr:first-child th:empty { display:none } .soft { color:var(--soft) }
-.grid td { white-space:nowrap } .prose td { vertical-align:top; text-align:left !important } th { color:var(--soft);
+.grid td { white-space:nowrap } .prose td { vertical-align:top; text-align:left !important }
+.facts th { text-align:left !important } th { color:var(--soft);
   font-weight:500; font-size:.85rem } figure { background:var(--card) } figure svg text { fill:var(--soft);
   font:12px system-ui,sans-serif } .axis { stroke:var(--line) } .train { stroke:var(--good); fill:none; stroke-width:2 }
 .valid { stroke:var(--bad); fill:none; stroke-width:2 } .dot { fill:var(--good); opacity:.7 } .dotv { fill:var(--bad) }
 figure svg .in-train { fill:var(--good) } figure svg .in-valid { fill:var(--bad) }
 details { margin:1.2em 0 } summary { cursor:pointer; color:var(--soft) } .warn { border-left:3px solid var(--bad);
-  padding:2px 0 2px 14px; margin:.7em 0 } .mono { font:.8rem/1.5 ui-monospace,Menlo,monospace; overflow-wrap:anywhere }
+  padding:2px 0 2px 14px; margin:.7em 0 }
+figure,.wide { max-width:100% } .samples div { min-width:0 }
+.mono { white-space:pre-wrap; font:.8rem/1.5 ui-monospace,Menlo,monospace; overflow-wrap:anywhere }
 :target { background:color-mix(in srgb, var(--good) 18%, transparent) }
 """
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from likely.coding import Codec
@@ -20,7 +20,7 @@ from likely.data import Data
 from likely.data.dataset import Split
 from likely.logprob import scoring
 from likely.noise import Noise
-from likely.space import Integers, Table
+from likely.space import Integers, Space, Table
 from likely.tasks import codecs, compress
 from likely.tasks.decide import decide
 from likely.tasks.denoise import denoise, rms
@@ -31,6 +31,7 @@ from likely.tasks.examination import examine
 from likely.tasks.gauge import Gauge
 from likely.tasks.impute import impute
 from likely.tasks.masks import hide
+from likely.tasks.pictures import is_picture
 from likely.verbs import (
     ClosedForm,
     Denoiser,
@@ -112,13 +113,14 @@ def size(asked: Asked) -> dict[str, Any]:
     record: dict[str, Any] = {
         "family": model.config.family,
         "space": str(model.space),
+        "about": words(model.space),
         "condition": None if model.condition is None else str(model.condition),
         "dims": model.space.dims,
         "verbs": list(verbs(model)),
         "learns": "by gradient" if has(model, Trainable) else "by EM" if has(model, ClosedForm) else "not at all",
         "parameters": counts(model),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "parts": {name: counts(part) for name, part in model.named_children() if counts(part)},
+        "parts": _parts(model),
         "buffers": sum(b.numel() for b in model.buffers()),
         "disk_bytes": asked.disk_bytes,
         "memory_bytes": sum(t.numel() * t.element_size() for t in tensors),
@@ -140,6 +142,33 @@ def size(asked: Asked) -> dict[str, Any]:
         else:
             record["sample_why"] = _refusal(model, Samples, "sample")
     return record
+
+
+def words(space: Space) -> str:
+    """What values of a space are, in words."""
+    if isinstance(space, Table):
+        return f"rows of a table of {len(space.columns)} columns"
+    count = f"{space.dims:,}" + (" number" if space.dims == 1 else " numbers")
+    if not isinstance(space, Integers):
+        return f"{count}, real" if space.dims > 1 else "one real number"
+    if is_picture(space):
+        height, width = space.shape[-2:]
+        colour = "colour" if len(space.shape) == 3 and space.shape[0] == 3 else "grey"
+        return f"{colour} pictures of {height} x {width} pixels, {space.levels} levels"
+    return f"{count} of {space.levels} levels each"
+
+
+def _parts(module: nn.Module) -> dict[str, int]:
+    """Parameters of each part; a part that stands alone is looked into."""
+    name, found = "", {"": module}
+    while len(found) == 1:
+        name, only = next(iter(found.items()))
+        inside = {f"{name}.{key}".lstrip("."): part for key, part in only.named_children()}
+        inside = {key: part for key, part in inside.items() if any(True for _ in part.parameters())}
+        if not inside:
+            break
+        found = inside
+    return {key or "all": sum(p.numel() for p in part.parameters()) for key, part in list(found.items())[:12]}
 
 
 def _counted(call: Callable[[], Any]) -> int:
