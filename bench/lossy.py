@@ -66,7 +66,7 @@ def saved(x: torch.Tensor, name: str, settings: dict[str, Any]) -> tuple[int, to
 
 
 def measured(code: Callable[[torch.Tensor], tuple[int, torch.Tensor]]) -> dict[str, Any]:
-    """Means over the photographs, and their values one by one."""
+    """Means over the photographs, and their values one by one; always of what was decoded."""
     rows, began = [], time.process_time()
     for name, x in photographs():
         size, back = code(x)

@@ -234,7 +234,7 @@ class LossyCodec:
             height=height,
             width=width,
             psnr=round(decibel, 3) if math.isfinite(decibel) else None,
-            ms_ssim=round(float(ms_ssim(x, found, self.space.levels - 1)), 5)
+            ms_ssim=round(float(ms_ssim(x.float(), found.float(), self.space.levels - 1)), 5)
             if min(height, width) >= SMALLEST
             else None,
         )
