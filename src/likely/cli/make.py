@@ -37,6 +37,7 @@ def sample(
     how: Positional[Words] = (),
     seed: Count = None,
     out: Place = None,
+    film: Place = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -50,19 +51,22 @@ def sample(
             model takes every class in turn.
         seed: Seed of the draws; without it a fresh one is taken, and reported.
         out: .png, .npz or .csv file; a new RUN/samples-SEED by default.
+        film: Also write an animated .webp of how the first 8 draws come about, for models that go a way to them.
     """
     import secrets
 
     from likely.config.recipe import settings_of
     from likely.logprob import sample as draw
+    from likely.tasks.film import animation, has_film
+    from likely.tasks.film import film as way_of
     from likely.tasks.learn import classes_of, recipe_of
-    from likely.tasks.pictures import save_values, suffixes
+    from likely.tasks.pictures import is_picture, save_values, suffixes
     from likely.tasks.samples import digest
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
     from likely.verbs import name_of
 
-    unwritten(force, out)
+    unwritten(force, out, film)
     recipe_of(run)
     model = load_model(run)
     settings = settings_of(how)
@@ -74,11 +78,20 @@ def sample(
     path = out or fresh(run / f"samples-{chosen}{suffixes(model.space)[0]}")
     if path.suffix.lower() not in suffixes(model.space):
         raise ValueError(f"out is {path}; accepts {', '.join(suffixes(model.space))} for values of {model.space}")
+    if film is not None and not has_film(model):
+        raise ValueError(f"film is {film}, but {name_of(model)} draws in one go: there is no way to show; leave it out")
+    if film is not None and (film.suffix.lower() != ".webp" or not is_picture(model.space)):
+        raise ValueError(f"film is {film} of {model.space}; accepts a name that ends in .webp, for pictures")
     with Stage("sampling", n) as stage:
         draws = draw(model, n, labels, seed=chosen, progress=stage.advance)
     save_values(draws, model.space, path)
     record = {"n": n, "seed": chosen, "y": None if labels is None else labels.tolist(), "sha256": digest(draws)}
-    record |= {"how": settings, "out": str(path)}
+    if film is not None:
+        few = min(n, 8)
+        frames = list(way_of(model, few, None if labels is None else labels[:few], seed=chosen))
+        film.parent.mkdir(parents=True, exist_ok=True)
+        film.write_bytes(animation(frames, model.space))
+    record |= {"how": settings, "out": str(path), "film": None if film is None else str(film)}
     Ledger(run).append("sample", figures=record)
     give(record, f"{n} draws of seed {chosen}: {path}", None, json)
 
@@ -265,7 +278,8 @@ def compress(
         default: No run, but the model that comes with the package, for grey and RGB pictures of any sizes: give
             --default PICTURES.
         field: Lossy, and without a model: fit a neural field to this one picture, which takes minutes. Ctrl-C ends the
-            fitting early, and the file holds what was reached; before the first step nothing is written.
+            fitting early, after some last steps, and the file holds what was reached; before the first step nothing is
+            written.
         lam: With --field: MSE + lam bits/pixels is made small, 0.01 for small files, 0.0001 for good ones.
         steps: With --field: steps of gradient; the more, the better.
     """

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from html import escape
 
-import numpy as np
-
 from likely.tasks.standing import Histogram
 
 WIDTH, HEIGHT = 640, 200
@@ -26,10 +24,10 @@ def bars(names: list[str], shares: list[float], likeliest: int, kind: str) -> st
 
 
 def percent(share: float) -> str:
-    """A probability for people: never 100 % where it is not 1."""
-    if 0.9995 <= share < 1:
+    """A probability for people: never 100 % or 0 %, which no density says."""
+    if share >= 0.9995:
         return "> 99.9 %"
-    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+    return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 
 
 def sign(kind: str) -> str:
@@ -78,43 +76,6 @@ def standing(histogram: Histogram, marks: dict[str, float]) -> str:
     return (
         f'<div class="lk-chart"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
         f'{"".join(parts)}</svg><p class="keys">{keys}<span>{escape(histogram.unit)}</span></p></div>'
-    )
-
-
-def curves(series: dict[str, list[tuple[float, float]]], xlabel: str, ylabel: str) -> str:
-    """Lines through points (x, y), such as a training's curves; the first is soft, the second in the accent's colour.
-
-    The upper end of the axis leaves out what the first tenth of a curve may have of spikes.
-    """
-    points = [point for line in series.values() for point in line if math.isfinite(point[1])]
-    if not points:
-        return '<p class="lk-hint">No points yet.</p>'
-    xs, ys = np.array([p[0] for p in points]), np.array([p[1] for p in points])
-    low, high = float(ys.min()), float(np.quantile(ys, 0.97))
-    pad = 0.06 * (high - low) or 1.0
-    low, high = low - pad, high + pad
-    start, end = float(xs.min()), float(max(xs.max(), xs.min() + 1))
-    base, left = HEIGHT - 26, 52
-    x = lambda value: left + (WIDTH - left - 8) * (value - start) / (end - start)  # noqa: E731
-    y = lambda value: base - (base - 12) * (min(value, high) - low) / (high - low)  # noqa: E731
-    parts = []
-    for value in ticks(low, high, 4):
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{WIDTH}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-            f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{short(value)}</text>'
-        )
-    parts += _axis(start, end, x, base)
-    for i, (_name, line) in enumerate(series.items()):
-        line = [p for p in line if math.isfinite(p[1])]
-        path = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in line)
-        parts.append(f'<polyline class="curve c{i}" points="{path}"/>')
-        if i and line:
-            parts += [f'<circle class="c{i}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="3"/>' for px, py in line]
-    keys = "".join(f'<span class="key k{i}">{escape(name)}</span>' for i, name in enumerate(series))
-    label = f"{ylabel} against {xlabel}: " + ", ".join(series)
-    return (
-        f'<div class="lk-chart"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f'{"".join(parts)}</svg><p class="keys">{keys}<span>{escape(ylabel)}, by {escape(xlabel)}</span></p></div>'
     )
 
 

@@ -8,16 +8,23 @@ from typing import Any
 
 import gradio as gr
 
-from likely.studio import charts, look, pieces
-from likely.studio.desk import Desk
+from likely.conformance import check
+from likely.studio import look, pieces
+from likely.studio.desk import QUEUE, Desk
 from likely.studio.errors import sentence
-from likely.studio.shelf import Shelf
+from likely.studio.shelf import Loaded, Shelf, Told
+from likely.tasks.card import card as measured
+from likely.tasks.card import verify, write_card
+from likely.tasks.card.drawing import curves_svg
+from likely.tasks.card.origin import curves
 from likely.train import Ledger
 
 LIVE = 90.0
 """Seconds after its last line within which an unfinished run counts as in training."""
 SECONDS = 3.0
 """Between two looks."""
+ROWS = 100
+"""Test rows that a card is measured on."""
 CARD = 8 << 20
 """Bytes of the largest card that is shown."""
 
@@ -78,12 +85,8 @@ def portrait(run: Path) -> str:
             pieces.tile(f"{valid[-1]['bits_per_dim']:.3f}", "bits/dim, held out", "As training ended; less is better."),
         )
     parts = [pieces.tiles(each)]
-    bits = [e for e in steps if e.get("bits_per_dim") is not None]
-    if bits or valid:
-        lines = {"training": _line(bits, "bits_per_dim"), "held out": _line(valid, "bits_per_dim")}
-        parts.append(pieces.section("How it learned", charts.curves(lines, "step", "bits per dimension")))
-    elif steps:
-        parts.append(pieces.section("How it learned", charts.curves({"loss": _line(steps, "loss")}, "step", "loss")))
+    if drawn := curves_svg(curves(entries)):
+        parts.append(pieces.section("How it learned", f'<div class="lk-chart">{drawn}</div>'))
     fields = {
         "family": recipe.get("family"),
         "preset": recipe.get("preset"),
@@ -111,6 +114,20 @@ def card(run: Path) -> str:
     return pieces.section(
         "Its card", frame, "How big, cherry-picked or not, how long, and what else: `likely verify` checks it."
     )
+
+
+def made(loaded: Loaded, told: Told) -> str:
+    """Write the card of a run, what it lacks being measured first."""
+    tell = lambda what, done, of: told(done / max(1, of), f"measuring {what}")  # noqa: E731
+    write_card(loaded.run, measured(loaded.run, rows=ROWS, check=check, progress=tell))
+    return pieces.hint(f"The card of {loaded.name} is written; it stands below.")
+
+
+def proved(loaded: Loaded, told: Told) -> str:
+    """Check the card of a run against the run."""
+    report = verify(loaded.run, progress=lambda what: told(0.5, what))
+    kind = "good" if report.passed else "bad"
+    return f'<pre class="lk-said {kind}">{pieces.escape(str(report))}</pre>'
 
 
 def _summary(run: Path) -> tuple[dict[str, Any], float | None, str]:
@@ -146,16 +163,17 @@ def _lasted(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _line(entries: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(e["step"], e[key]) for e in entries if e.get(key) is not None]
-
-
 # The tab ------------------------------------------------------------------------------------------------------------
 
 
 def tab(desk: Desk) -> None:
     """Build the tab and say what its events do."""
     pick = look.field("runs-pick")
+    with gr.Row():
+        make = gr.Button("Make the chosen run's card", elem_id="runs-card")
+        prove = gr.Button("Verify its card", elem_id="runs-verify")
+        stop = gr.Button("Stop", elem_id="runs-stop")
+    said = look.html(elem_id="runs-said")
     table, chosen = look.html(elem_id="runs-table"), look.html(elem_id="runs-one")
 
     def shown(name: str | None) -> Any:
@@ -166,19 +184,26 @@ def tab(desk: Desk) -> None:
             picture = pieces.problem(sentence(error))
         return overview(desk.shelf), picture
 
-    def followed(name: str | None) -> Any:
+    def followed(name: str | None, before: list[str]) -> Any:
         names = desk.shelf.names()
-        lively = any(_fresh(desk.shelf.path(each)) for each in names)
-        return (*(shown(name) if lively else (gr.skip(), gr.skip())), gr.Dropdown(choices=names))
+        lively = names != before or any(_fresh(desk.shelf.path(each)) for each in names)
+        choices = gr.Dropdown(choices=names) if names != before else gr.skip()  # an open list would close
+        return (*(shown(name) if lively else (gr.skip(), gr.skip())), choices, names)
 
     def picked(name: str) -> Any:
         return gr.Dropdown(value=name) if name in desk.shelf.names() else gr.skip()
 
+    how: dict[str, Any] = {"show_progress_on": [said], **QUEUE}
+    make.click(desk.asks(made), [desk.model], [said], **how).then(shown, [desk.model], [table, chosen], **how)
+    prove.click(desk.asks(proved), [desk.model], [said], **how)
+    stop.click(desk.stop, queue=False, api_visibility="private")
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 2}
     desk.load(shown, [desk.model], [table, chosen], **quiet)
     desk.model.change(shown, [desk.model], [table, chosen], **quiet)
     pick.input(picked, [pick], [desk.model], **quiet)
-    gr.Timer(SECONDS).tick(followed, [desk.model], [table, chosen, desk.model], trigger_mode="once", **quiet)
+    known = gr.State(desk.shelf.names())
+    look_again = [table, chosen, desk.model, known]
+    gr.Timer(SECONDS).tick(followed, [desk.model, known], look_again, trigger_mode="once", **quiet)
 
 
 def _fresh(run: Path) -> bool:
