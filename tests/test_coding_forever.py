@@ -230,12 +230,12 @@ def hammer(name: str, blob: bytes, count: int, seed: int) -> dict[str, float]:
     return told
 
 
-@pytest.mark.parametrize("name", ["mixture", "tiles"])
-def test_random_damage(name: str) -> None:
+@pytest.mark.parametrize(("name", "count"), [("mixture", 2000), ("bits-back", 500), ("tiles", 80)])
+def test_random_damage(name: str, count: int) -> None:
     """Never other pixels; the same ones only where what is damaged is no part of them: notes, or nothing at all."""
-    told = hammer(name, (GOLDEN / f"{name}.lkz").read_bytes(), 200, 0)
-    assert told["decoded"] > 3
-    assert told["refused"] > 0.95 * 200
+    told = hammer(name, (GOLDEN / f"{name}.lkz").read_bytes(), count, 0)
+    assert told["decoded"] > 0.02 * count
+    assert told["refused"] > 0.95 * count
     assert told["slowest"] < 5
 
 
