@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from likely.coding import container
@@ -29,7 +29,7 @@ from likely.coding.container import PICTURES, Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
 from likely.coding.fidelity import SMALLEST, ms_ssim, psnr
 from likely.coding.guard import check_model, check_numerics, frozen
-from likely.coding.header import CODER, Head, Numerics, Written, model_hash, parsed
+from likely.coding.header import CODER, Head, Numerics, Written, _Part, model_hash, parsed
 from likely.coding.schemes import pushed
 from likely.coding.tables import GRID, Chosen, Ints, Listed, Located, Table, on_grid
 from likely.logprob import scoring
@@ -49,10 +49,8 @@ Picture = Tensor
 Figures = dict[str, Any]
 
 
-class Coding(BaseModel):
+class Coding(_Part):
     """How pictures became bits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     scheme: Literal["lossy"] = "lossy"
     coder: str = CODER
@@ -67,10 +65,8 @@ class Header(Head):
     lossy: Literal[True] = True
 
 
-class Inside(BaseModel):
+class Inside(_Part):
     """A picture of the table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     height: Annotated[int, Field(ge=1, le=1 << 24)]
     width: Annotated[int, Field(ge=1, le=1 << 24)]
@@ -80,10 +76,8 @@ class Inside(BaseModel):
     """The same; none for pictures with a side below 176 pixels."""
 
 
-class Contents(BaseModel):
+class Contents(_Part):
     """The table: what is in a file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     names: list[str] | None = None
     pictures: Annotated[list[Inside], Field(min_length=1)]
@@ -240,7 +234,7 @@ class LossyCodec:
             height=height,
             width=width,
             psnr=round(decibel, 3) if math.isfinite(decibel) else None,
-            ms_ssim=round(float(ms_ssim(x, found, self.space.levels - 1)), 5)
+            ms_ssim=round(float(ms_ssim(x.float(), found.float(), self.space.levels - 1)), 5)
             if min(height, width) >= SMALLEST
             else None,
         )
@@ -309,15 +303,14 @@ def decode(model: Any, stack: Stack, height: int, width: int, rate: float, rows:
 
 def tables(given: Rounded) -> tuple[Tensor, Table]:
     """The centres of a picture's latents (1, C, S), on the grid, and the table of each, laid out flat."""
-    first = Rounded(given.function, *(part[:1] for part in given[1:5]))
-    centre = torch.from_numpy(on_grid(first.centre) / GRID)
-    parts = first.logits.shape[-1]
-    if parts == 1 and not bool(first.mean.any()):
-        index = on_grid(first.log_scale, GRID / _STEP).reshape(-1) - _LOW * _STEP
-        listed = _scaled(first.function)
+    centre = torch.from_numpy(on_grid(given.centre[:1]) / GRID)
+    mixture, parts = (given.logits[:1], given.mean[:1], given.log_scale[:1]), given.logits.shape[-1]
+    if parts == 1 and not bool(mixture[1].any()):
+        index = on_grid(mixture[2], GRID / _STEP).reshape(-1) - _LOW * _STEP
+        listed = _scaled(given.function)
         return centre, Chosen(listed, np.clip(index, 0, len(listed) - 1))
-    logits, mean, log_scale = (on_grid(part).reshape(-1, parts) for part in first[2:5])
-    return centre, Located(2 * HALF, logits, mean + HALF * GRID, log_scale, first.function)
+    logits, mean, log_scale = (on_grid(part).reshape(-1, parts) for part in mixture)
+    return centre, Located(2 * HALF, logits, mean + HALF * GRID, log_scale, given.function)
 
 
 @cache

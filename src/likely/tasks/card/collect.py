@@ -18,7 +18,7 @@ import torch
 from likely.data import Data
 from likely.data.splits import sha256_of
 from likely.tasks.card import shown
-from likely.tasks.card.figure import chosen
+from likely.tasks.card.figure import FORMAT, chosen
 from likely.tasks.card.figures import figures_of
 from likely.tasks.card.measures import MEASURES, ROWS, Asked, NotHere
 from likely.tasks.card.opened import Tell, Weights, checked, data_of, weights_of
@@ -82,7 +82,7 @@ def card(
         ledger.append("card", **title)
     where = surroundings(torch.device("cpu"), 1)
     for name, measure in MEASURES.items():
-        key = {"what": name, "weights": weights.sha256, "step": weights.step, "seed": seed}
+        key = {"format": FORMAT, "what": name, "weights": weights.sha256, "step": weights.step, "seed": seed}
         key |= {"splits": _splits(found, measure.splits, rows)}
         wanted = name not in skip and (not only or name in only or name == "size")
         old = chosen(lines, name, weights.sha256)
@@ -154,12 +154,14 @@ def _samples(
     if not wanted and (old is None or "figures" not in old):
         if old is None:
             left = "not asked for (`likely card --only samples`)"
-            key = {"what": "samples", "weights": weights.sha256, "step": weights.step, "seed": 0, "splits": {}}
+            key = {"format": FORMAT, "what": "samples", "weights": weights.sha256, "step": weights.step, "seed": 0}
+            key |= {"splits": {}}
             ledger.append("evaluation", **key, left_out=left, **where)
         return None
     settings = shown.settings_of(model)
     seed = proof_seed(weights.sha256, settings, lines[0]["nonce"])
-    key = {"what": "samples", "weights": weights.sha256, "step": weights.step, "seed": seed, "splits": {}}
+    key = {"format": FORMAT, "what": "samples", "weights": weights.sha256, "step": weights.step, "seed": seed}
+    key |= {"splits": {}}
     clock, began = Clock({}), time.process_time()
     try:
         x = shown.draw(model, settings, seed)

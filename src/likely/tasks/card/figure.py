@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+FORMAT = 1
+"""Of evaluations and cards; lines of another one are left alone."""
 Line = dict[str, Any]
 Fig = dict[str, Any]
 
@@ -33,17 +35,20 @@ def worked(value: Any, lines: list[Line], by: str) -> Fig:
     return {"value": value, "from": [line["sha256"] for line in lines], "by": by}
 
 
+def evaluations(lines: list[Line]) -> list[Line]:
+    """The lines that measured something, of today's format."""
+    return [line for line in lines if line["kind"] == "evaluation" and line.get("format") == FORMAT]
+
+
 def chosen(lines: list[Line], what: str, weights: str) -> Line | None:
     """The line that counts for a measure of some weights: the last one that measured or refused, else the last."""
-    mine = [line for line in lines if line["kind"] == "evaluation" and line["what"] == what]
-    mine = [line for line in mine if line["weights"] == weights]
+    mine = [line for line in evaluations(lines) if line["what"] == what and line["weights"] == weights]
     said = [line for line in mine if "left_out" not in line]
     return (said or mine or [None])[-1]
 
 
 def weights_in(lines: list[Line]) -> str:
     """The weights that the last card was about; a `ValueError` where there was none."""
-    for line in reversed(lines):
-        if line["kind"] == "evaluation":
-            return line["weights"]
+    for line in reversed(evaluations(lines)):
+        return line["weights"]
     raise ValueError("the ledger holds no evaluations yet; `likely card RUN` makes them")

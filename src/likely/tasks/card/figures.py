@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from likely.tasks.card.figure import Fig, Line, chosen, na, of, weights_in
+from likely.tasks.card.figure import FORMAT, Fig, Line, chosen, na, of, weights_in
 from likely.tasks.card.origin import curves, provenance, spent
 from likely.train.ledger import held
 
@@ -30,7 +30,7 @@ def figures_of(lines: list[Line]) -> dict[str, Any]:
     title = next((line for line in reversed(lines) if line["kind"] == "card"), None)
     size = found["size"]
     card: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "name": of(title, "name", "the run was given none"),
         "licence": of(title, "licence", "none was said"),
         "family": of(size, "figures/family", "not measured"),
@@ -69,6 +69,7 @@ def _size(line: Line | None) -> dict[str, Any]:
         "counted_on": f("counted_on"),
         "space": f("space"),
         "about": f("about"),
+        "columns": f("columns", "x is no table"),
         "condition": f("condition", "the model has no condition"),
         "verbs": f("verbs"),
     }

@@ -24,7 +24,8 @@ def markdown(card: dict[str, Any]) -> str:
         "figure and every byte of this text, and draws the samples again; they are to be seen in `card.html`."
     )
     rows = [
-        f"| {x['line']} | {_text(x['kind'])} {_text(x['what'] or '')} | {_text(x['at'][:19])} | `{_text(x['sha256'])}` |"
+        f"| {x['line']} | {_text(x['kind'])} {_text(x['what'] or '')} | {_text(x['at'][:19])} "
+        f"| `{_text(x['sha256'])}` |"
         for x in card["lines"]
     ]
     parts.append("\n".join(["| line | what | when (UTC) | SHA-256 |", "|---|---|---|---|", *rows]))

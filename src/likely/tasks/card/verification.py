@@ -28,7 +28,7 @@ from likely.logprob import log_prob, scoring
 from likely.noise import Noise
 from likely.space import Integers, Space
 from likely.tasks.card import measures, shown
-from likely.tasks.card.figure import chosen
+from likely.tasks.card.figure import chosen, weights_in
 from likely.tasks.card.figures import figures_of
 from likely.tasks.card.files import CARD, PAGE, TEXT, read_card
 from likely.tasks.card.html import html
@@ -120,7 +120,13 @@ class _Verification:
                 status, sentence = "failed", str(error)
             except Left as error:
                 status, sentence = "skipped", str(error)
-            except (KeyError, TypeError, AttributeError, IndexError) as error:  # a card of any shape may come
+            except (
+                KeyError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                IndexError,
+            ) as error:  # a card of any shape may come
                 status, sentence = "failed", f"{CARD} is no card of this version: {type(error).__name__} {error}"
             report.checks.append(Check(name, status, sentence, round(time.perf_counter() - began, 3)))
         return report
@@ -155,7 +161,7 @@ class _Verification:
                 raise Wrong(str(error)) from None
         if caught:
             raise Wrong(str(caught[0].message))
-        about = next(line["weights"] for line in reversed(self.lines) if line["kind"] == "evaluation")
+        about = weights_in(self.lines)
         if self.weights.sha256 != about:
             more = Ledger(self.run).last("checkpoint")
             if more is not None and more.get("weights") == self.weights.sha256 and more not in self.lines:
