@@ -20,7 +20,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +132,17 @@ def trained(run: Path) -> list[dict[str, Any]]:
     return found[::-1]
 
 
-def curves() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The points of every codec, the latest of each setting, in the order of bits."""
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
+def curves() -> dict[str, list[list[float]]]:
+    """(bpp, PSNR, MS-SSIM) of every codec, the latest of each setting, as means over the pictures that all have."""
+    latest: dict[tuple[str, str], dict[str, list[float]]] = {}
     for line in PATH.read_text().splitlines():
         row = json.loads(line)
-        latest[row["codec"], json.dumps(row["setting"], sort_keys=True)] = row
-    for codec in dict.fromkeys(name for name, _ in latest):
-        yield codec, sorted((row for (name, _), row in latest.items() if name == codec), key=lambda row: row["bpp"])
+        latest[row["codec"], json.dumps(row["setting"], sort_keys=True)] = {name: v for name, _, *v in row["each"]}
+    common = set.intersection(*(set(each) for each in latest.values()))
+    found: dict[str, list[list[float]]] = {}
+    for (codec, _), each in latest.items():
+        found.setdefault(codec, []).append(np.array([each[name] for name in common]).mean(0).tolist())
+    return {codec: sorted(points) for codec, points in found.items()}
 
 
 def picture(run: Path, thrift: float | None) -> None:
@@ -150,16 +153,17 @@ def picture(run: Path, thrift: float | None) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-    for codec, rows in curves():
-        bits, style = [row["bpp"] for row in rows], {"marker": "o", "ms": 3, "lw": 2.2 if codec == "hyperprior" else 1}
-        axes[0].plot(bits, [row["psnr"] for row in rows], label=codec, **style)
-        axes[1].plot(bits, [-10 * math.log10(1 - row["ms_ssim"]) for row in rows], label=codec, **style)
+    for codec, points in curves().items():
+        bits, decibel, like = zip(*points, strict=True)
+        style = {"marker": "o", "ms": 3, "lw": 2.2 if codec == "hyperprior" else 1}
+        axes[0].plot(bits, decibel, label=codec, **style)
+        axes[1].plot(bits, [-10 * math.log10(1 - v) for v in like], label=codec, **style)
     axes[0].set(xlabel="bits per pixel", ylabel="PSNR (dB)", xlim=(0, 2), ylim=(22, 42))
     axes[1].set(xlabel="bits per pixel", ylabel="MS-SSIM (-10 log10 of what lacks)", xlim=(0, 2), ylim=(6, 26))
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.suptitle("12 Kodak photographs: files, decoded", fontsize=10)
+    figure.suptitle("Kodak photographs: files, decoded", fontsize=10)
     figure.tight_layout()
     figure.savefig(IMAGES / "lossy.png", dpi=110)
 
