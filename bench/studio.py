@@ -81,9 +81,14 @@ def main(requests: int) -> None:
         learn(parse(recipe | {"data": {"source": "digits"}, "train": few}), root / name, progress=False)
     words = [sys.executable, "-m", "likely", "studio", str(root), "--port", "0"]
     began = time.monotonic()
-    server = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    address = next(re.search(r"http://\S+", line)[0] for line in server.stderr if "the studio is at" in line)
+    said = root / "log"
+    with said.open("w") as log:  # a file, since nobody reads on
+        server = subprocess.Popen(words, stderr=log)
+    while not (found := re.search(r"studio is at (http://\S+)", said.read_text())):
+        if server.poll() is not None:
+            raise RuntimeError(said.read_text())
+        time.sleep(0.1)
+    address = found[1]
     up = time.monotonic() - began
     try:
         record = play(address, server.pid, requests)
@@ -114,7 +119,7 @@ def play(address: str, pid: int, requests: int) -> dict:
                     "ask-go", "click", [model, pixels, float(rng.integers(-36, 37) * 5), 0.5, False, None]
                 )
             case "draw":
-                said = visitor.ask("make-draw", "click", [model, int(rng.integers(1, 33)), "", "any", None, None])
+                said = visitor.ask("make-draw", "click", [model, int(rng.integers(1, 33)), "", "any", None, 20])
             case "fill":
                 mask = packed(torch.from_numpy(rng.integers(0, 2, (8, 8))))
                 said = visitor.ask("fill-go", "click", ["mixture", pixels, mask, 80])
@@ -128,9 +133,11 @@ def play(address: str, pid: int, requests: int) -> dict:
                 model = str(rng.choice(["mixture", "joint", "vae"]))
                 said = visitor.ask("ask-index", "input", [model, "0.x"])
             case _:
-                said = visitor.ask("ask-go", "click", ["../etc", "rubbish", 0, 0, False, None])
+                said = visitor.ask("ask-go", "click", [model, "rubbish", 0, 0, False, None])
         times.setdefault(what, []).append((time.monotonic() - clock, cpu(pid) - spent))
-        wrong += ("lk-problem" in said) != (what == "bad") or '"success":false' in said.replace(" ", "")
+        if ("lk-problem" in said) != (what == "bad") or '"success":false' in said.replace(" ", ""):
+            wrong += 1
+            print(what, said[:300], flush=True)
         if i % 25 == 24:
             memory.append((i + 1, resident(pid)))
             print(json.dumps({"request": i + 1, "MB": round(memory[-1][1], 1)}), flush=True)

@@ -164,12 +164,10 @@ def test_any_batch_and_any_order_of_sums_gives_the_same_tables() -> None:
 
 
 def damaged(blob: bytes, r: np.random.Generator) -> bytes:
-    """A file with bytes changed, cut out, put in, moved about; in half of them checksums are put right again."""
+    """A file with bytes changed, cut out, put in, moved about; in a tenth of them checksums are put right again."""
     bad = bytearray(blob)
-    mend = r.random() < 0.5
-    archive = container.read(blob)
-    if mend:
-        mended(bad, archive, r)
+    if r.random() < 0.1:
+        mended(bad, container.read(blob), r)
     else:
         a, b = sorted(int(i) for i in r.integers(0, len(bad), 2))
         match int(r.integers(6)):
@@ -190,7 +188,7 @@ def damaged(blob: bytes, r: np.random.Generator) -> bytes:
 
 def mended(bad: bytearray, archive: Any, r: np.random.Generator) -> None:
     """Change a chunk or the index, and make all checksums say that it should be so."""
-    where = len(bad) - 28 - 12 * len(archive.entries)
+    where = len(bad) - 20 - 12 * len(archive.entries)
     number = int(r.integers(len(archive.entries)))
     entry = archive.entries[number]
     line = where + 12 * number
@@ -206,7 +204,8 @@ def mended(bad: bytearray, archive: Any, r: np.random.Generator) -> None:
 
 
 def hammer(name: str, blob: bytes, count: int, seed: int) -> dict[str, float]:
-    """Decode damaged files: how many were refused, how many held the same all the same, and how long the slowest took.
+    """Decode damaged files: how many were refused, how many of them not before something had been decoded, how many
+    held the same all the same, and how long the slowest took.
 
     Raises `AssertionError` where something else came out, and lets any error but `CodecError` through.
     """
@@ -218,23 +217,25 @@ def hammer(name: str, blob: bytes, count: int, seed: int) -> dict[str, float]:
         if name == "tiles"
         else (lambda found: torch.equal(found, good))
     )
-    told = {"refused": 0, "same": 0, "slowest": 0.0}
+    told = {"refused": 0, "same": 0, "decoded": 0, "slowest": 0.0}
     for _ in range(count):
         bad, began = damaged(blob, r), time.process_time()
         try:
             assert same(codec.decompress(bad)), "other pixels came out"
             told["same"] += 1
-        except CodecError:
+        except CodecError as error:
             told["refused"] += 1
+            told["decoded"] += any(words in str(error) for words in ("it began", "is empty", "went in", "was decoded"))
         told["slowest"] = max(told["slowest"], time.process_time() - began)
     return told
 
 
-@pytest.mark.parametrize("name", ["mixture", "tiles"])
-def test_random_damage(name: str) -> None:
+@pytest.mark.parametrize(("name", "count"), [("mixture", 2000), ("bits-back", 500), ("tiles", 80)])
+def test_random_damage(name: str, count: int) -> None:
     """Never other pixels; the same ones only where what is damaged is no part of them: notes, or nothing at all."""
-    told = hammer(name, (GOLDEN / f"{name}.lkz").read_bytes(), 200, 0)
-    assert told["refused"] > 0.95 * 200
+    told = hammer(name, (GOLDEN / f"{name}.lkz").read_bytes(), count, 0)
+    assert told["decoded"] > 0
+    assert told["refused"] > 0.95 * count
     assert told["slowest"] < 5
 
 
@@ -261,7 +262,7 @@ print(json.dumps(told))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "count"), [("tiles", 10_000), ("mixture", 70_000), ("bits-back", 20_000)])
+@pytest.mark.parametrize(("name", "count"), [("tiles", 10_000), ("mixture", 60_000), ("bits-back", 30_000)])
 def test_a_hundred_thousand_damaged_files(name: str, count: int, tmp_path: Path) -> None:
     """Always an error or the same, in bounded time, and in less than twice the memory of a good decode.
 
@@ -272,7 +273,7 @@ def test_a_hundred_thousand_damaged_files(name: str, count: int, tmp_path: Path)
         from test_coding_pictures import smooth
 
         model = load_model(GOLDEN / "tiles.safetensors")
-        pictures = [smooth(9, 20, 3), smooth(5, 12)] * 3
+        pictures = [smooth(9, 12, 3), smooth(5, 12)] * 3
         path.write_bytes(Pictures(model, side=8, group=2, chunk=250).compress(pictures))
     else:
         model = load_model(GOLDEN / f"{name}.safetensors")
@@ -285,6 +286,7 @@ def test_a_hundred_thousand_damaged_files(name: str, count: int, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["refused"] > 0.95 * count
+    assert told["decoded"] > 0.02 * count
     assert told["peak_kib"] < 2 * told["good_kib"]
     assert told["slowest"] < 10
     sys.stderr.write(f"{name}: {told}\n")

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import laplace
 
-from likely.coding import CodecError, CorruptChunk, CorruptHeader, DecodeMismatch, NumericsMismatch, container
+from likely.coding import CodecError, CorruptChunk, CorruptHeader, DecodeMismatch, NumericsMismatch, container, tables
 from likely.coding.ans import Stack
 from likely.coding.container import Chunk, Kind
 from likely.coding.fidelity import psnr
@@ -229,6 +230,11 @@ def test_sums_that_float64_could_round_are_refused() -> None:
     weights.values["w2"][0, 0] = 1 << 40
     with pytest.raises(ValueError, match=r"w2 reach \d+; integers are exact below 2\^53"):
         Entropy(weights)
+
+
+def test_laplace_in_frozen_tables() -> None:
+    t = np.arange(-24 * 256, 24 * 256 + 1) / 256
+    assert np.abs(tables._function("laplace")[0] / 2**30 - laplace.cdf(t)).max() < 2**-29
 
 
 def test_frozen_tables_are_distributions_with_the_mean_and_scale_that_they_say() -> None:

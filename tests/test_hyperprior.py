@@ -94,7 +94,7 @@ def test_anchors_have_no_anchors_around_them() -> None:
 def test_anchors_hang_on_z_alone_and_the_others_on_the_anchors_around_them() -> None:
     model = made()
     with torch.no_grad():
-        z, first, second = model.latents(waves(1, 1, 64, 64), rate(2))
+        z, first, _ = model.latents(waves(1, 1, 64, 64), rate(2))
         for p in model.predict.parameters():
             p.mul_(3)
 
@@ -155,6 +155,19 @@ def test_rounded_is_a_mixture_cut_into_cells(function: Any, distribution: Any) -
     torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=1e-6, atol=1e-12)
     assert float(found.sum()) == pytest.approx(1)
     assert float(each.rounded(torch.tensor([[[7.1]]], dtype=torch.float64))) == 7.25
+
+
+def test_a_latent_is_rounded_to_its_prediction_where_that_is_worth_it() -> None:
+    value = torch.tensor([[[0.6, -0.6, 0.9, 1.6, 0.4, 0.6]]], dtype=torch.float64)
+    scale = torch.tensor([0.25, 0.25, 0.25, 0.25, 0.25, 4.0], dtype=torch.float64).log().reshape(1, 1, 6, 1)
+    zero = torch.zeros_like(scale)
+    for thrift, wanted in ((0.0, [1, -1, 1, 2, 0, 1]), (15.0, [0, 0, 1, 1, 0, 1])):
+        each = Rounded("normal", zero[..., 0], zero, zero, scale, thrift)
+        assert each.rounded(value).flatten().tolist() == wanted
+    bits = Rounded("normal", zero[..., 0], zero, zero, scale).bits(torch.tensor([[[0.0, 1, 40, 0, 0, 0]]]))
+    assert bits[0, 0, 2] == pytest.approx(24) and bits[0, 0, 0] == pytest.approx(
+        -math.log2(ndtr(2) - ndtr(-2)), abs=1e-5
+    )
 
 
 def test_rounded_stays_finite_far_away_and_has_a_gradient_there() -> None:

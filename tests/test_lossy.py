@@ -332,8 +332,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (folder / "deep").mkdir(parents=True)
     x = torch.stack([picture(16, 16, 3, seed=s) for s in range(40)])
     np.savez(tmp_path / "x.npz", x=x.numpy())
-    status, _, err = shell("train", "hyperprior", "--data", tmp_path / "x.npz", "--out", model_run, "steps=3", "batch=8",
-                           "patch=4", "latent=16", "width=6", "hyper=4", "smooth=4", "lams=[0.02,0.2]")  # fmt: skip
+    small = ("patch=4", "latent=16", "width=6", "hyper=4", "smooth=4", "lams=[0.02,0.2]", "steps=3", "batch=8")
+    status, _, err = shell("train", "hyperprior", "--data", tmp_path / "x.npz", "--out", model_run, *small)
     assert status == 0, err
     Image.fromarray(picture(190, 180, 3).permute(1, 2, 0).numpy()).save(folder / "a.png")
     Image.fromarray(picture(20, 33)[0].numpy()).save(folder / "deep" / "grey.png")

@@ -277,9 +277,9 @@ class Conditional(NamedTuple):
 class Rounded(NamedTuple):
     """Numbers that were rounded to centre + k for integers k: P(k) is what a mixture has on [k - 1/2, k + 1/2].
 
-    `centre` is (B, C, S); `logits`, `mean` (from the centre) and `log_scale` of the M parts are (B, C, S, M). A value is
-    rounded to the second nearest where that lies nearer to the centre and saves more bits than `thrift` times what it
-    adds to the squared error; with 0 always to the nearest.
+    `centre` is (B, C, S); `logits`, `mean` (from the centre) and `log_scale` of the M parts are (B, C, S, M). A value
+    is rounded to the second nearest where that lies nearer to the centre and saves more bits than `thrift` times what
+    it adds to the squared error; with 0 always to the nearest.
     """
 
     function: Literal["logistic", "normal"]

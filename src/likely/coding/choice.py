@@ -19,7 +19,7 @@ SEQUENTIAL, LATENT = (Sequential,), (TwoPart, BitsBack)
 
 def coded(model: Any) -> Any:
     """What is coded of a model: of a joint with one conditional model, that one, for a file holds y and x given y."""
-    part = getattr(model, "given_y", None)
+    part = getattr(model, "one_for_all", None)
     return model if part is None else part
 
 

@@ -176,6 +176,7 @@ class Codec:
         archive = container.read(blob)
         header = self._header(archive)
         scheme = scheme_of(self.model, header.coding)
+        archive.check()
         xs, ys, done = [], [], 0
         with scoring(self.model):
             for number, entry in enumerate(archive.entries):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -49,7 +50,7 @@ class Hyperprior(FamilyConfig):
     latents: Literal["normal", "logistic"] = "normal"
     """The distribution of latents around what is predicted for them."""
 
-    thrift: Annotated[float, Field(ge=0)] = 15.0
+    thrift: Annotated[float, Field(ge=0)] = 8.0
     """A latent is rounded towards its prediction where that saves more bits than this times the squared error that it
     adds, in steps; 0 rounds to the nearest."""
 
@@ -60,7 +61,7 @@ class Hyperprior(FamilyConfig):
     @field_validator("lams")
     @classmethod
     def _rising(cls, lams: tuple[float, ...]) -> tuple[float, ...]:
-        if not lams or any(b <= a for a, b in zip(lams, lams[1:], strict=False)):
+        if not lams or any(b <= a for a, b in pairwise(lams)):
             raise ValueError(f"lams is {lams}; accepts one or more weights, each above the one before")
         return lams
 

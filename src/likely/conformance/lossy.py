@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ def latents(subject: Subject) -> str:
                     gap = max(gap, _coded(model, x, rate, f"{kind}, rate {rate:g}, {state}"))
             if state != "perturbed":
                 _rising(model, _pictures(subject)["smooth"], state)
-    return f"{len(_pictures(subject))} pictures at {len(_rates(subject.model))} rates; tables within {gap:.1e} of the model"
+    rates = len(_rates(subject.model))
+    return f"{len(_pictures(subject))} pictures at {rates} rates; tables within {gap:.1e} of the model"
 
 
 def _pictures(subject: Subject) -> dict[str, Tensor]:
@@ -98,7 +100,7 @@ def _charged(model: Any, x: Tensor, rate: float) -> tuple[Tensor, Tensor]:
 def _rising(model: Any, x: Tensor, state: str) -> None:
     found = [model.rate_distortion(x, torch.tensor([r], dtype=torch.float64)) for r in sorted(_rates(model))]
     bits, error = [float(b) for b, _ in found], [float(e) for _, e in found]
-    if any(b < a for a, b in zip(bits, bits[1:], strict=False)):
+    if any(b < a for a, b in pairwise(bits)):
         raise Failed(f"bits at rising rates are {', '.join(f'{b:.1f}' for b in bits)} ({state}); accepts rising ones")
-    if any(b > a for a, b in zip(error, error[1:], strict=False)):
+    if any(b > a for a, b in pairwise(error)):
         raise Failed(f"squared errors at rising rates are {', '.join(f'{e:.2f}' for e in error)}; accepts falling ones")

@@ -13,9 +13,9 @@ One model serves all rates r: the gains a_r, b_r, c_r of every channel are learn
 
     loss = bits / pixel + lambda_r (255-scaled squared error)                                                       (1)
 
-with r drawn for each row, and lie on a line (of their logarithms) between two rates. The error is that of rounded latents, whose rounding error the gradient takes
-for a constant; bits are those of y and z with uniform noise in the place of rounding, or of the rounded ones. A y is
-rounded towards mu where that saves enough bits.
+with r drawn for each row, and lie on a line (of their logarithms) between two rates. The error is that of rounded
+latents, whose rounding error the gradient takes for a constant; bits are those of y and z with uniform noise in the
+place of rounding, or of the rounded ones. A y is rounded towards mu where that saves enough bits.
 
 The first layer of g_a and the last of g_s are windows of 2 patch x 2 patch pixels that start as a cosine transform
 over channels, rows and columns, of whose coefficients the `latent` that vary most are kept, each scaled to variance 1.

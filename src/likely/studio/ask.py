@@ -22,6 +22,7 @@ from likely.tasks.standing import Standings, place, standing
 
 SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".bmp"]
 THUMBS = 16
+BLUR = 3
 NEAREST = 6
 ONLY_PICTURES = (
     "this model is about {space}; the studio asks about pictures only, and `likely evaluate` and `likely detect` about "
@@ -121,6 +122,8 @@ def pictures(loaded: Loaded) -> None:
 
 def altered(loaded: Loaded, pixels: str, turn: float, blur: float, invert: bool) -> torch.Tensor:
     """What was painted or chosen, turned, blurred and made a negative."""
+    if not 0 <= blur <= BLUR:
+        raise ValueError(f"blur is {blur}; the studio accepts 0 .. {BLUR} pixels")
     return alter(pieces.unpacked(pixels, loaded.space), loaded.space, turn=turn, blur=blur, invert=invert)
 
 
@@ -166,7 +169,7 @@ def verdicts(loaded: Loaded, x: torch.Tensor, names: list[str], told: Told = unt
         (
             pieces.packed(x[i]),
             f"{name}: {found.verdict(i)}",
-            pieces.figure(x[i], loaded.space, name, pieces.escape(found.verdict(i))),
+            pieces.figure(x[i], loaded.space, name, found.verdict(i)),
         )
         for i, name in enumerate(names)
     ]
@@ -185,7 +188,7 @@ def tab(desk: Desk) -> None:
         with gr.Column(scale=4, min_width=300):
             pad = look.html(elem_id="ask-pad")
             turn = gr.Slider(-180, 180, 0, step=5, label="Turn, degrees")
-            blur = gr.Slider(0, 3, 0, step=0.1, label="Blur, pixels")
+            blur = gr.Slider(0, BLUR, 0, step=0.1, label="Blur, pixels")
             invert = gr.Checkbox(label="Negative")
             given = gr.Dropdown([], label="Given the class", visible=False)
             with gr.Row():

@@ -22,6 +22,8 @@ from likely.tasks.samples import digest
 from likely.verbs import name_of
 
 AXES = 6
+FAR = 3
+"""Deviations that a slider reaches."""
 WALK = 9
 FILMED = 8
 ANY = "any"
@@ -141,6 +143,8 @@ def walk(loaded: Loaded, first: int, last: int) -> str:
 
 def at(loaded: Loaded, places: list[float]) -> str:
     """The picture at a place along the directions in which codes differ most."""
+    if not all(abs(value) <= FAR for value in places):
+        raise ValueError(f"places are {places}; the studio accepts at most {FAR} deviations from the mean")
     axes = axes_of(loaded)
     z = axes.at(torch.tensor([places], dtype=torch.float64))
     y = torch.zeros(1, dtype=torch.int64) if loaded.needs_y else None
@@ -157,7 +161,7 @@ def _priced(loaded: Loaded, evaluations: int | None) -> int:
 
 
 def _name(loaded: Loaded, c: int) -> str:
-    return pieces.escape(loaded.classes[c] if c < len(loaded.classes) else str(c))
+    return loaded.classes[c] if c < len(loaded.classes) else str(c)
 
 
 # The tab ------------------------------------------------------------------------------------------------------------
@@ -183,7 +187,9 @@ def tab(desk: Desk) -> None:
                     last = gr.Number(1, label="To", precision=0, minimum=0)
                 ahead = gr.Button("Walk", elem_id="make-walk")
                 look.html('<p class="lk-note">… or move along the directions in which pictures differ most:</p>')
-                sliders = [gr.Slider(-3, 3, 0, step=0.1, label=f"Direction {i + 1}, deviations") for i in range(AXES)]
+                sliders = [
+                    gr.Slider(-FAR, FAR, 0, step=0.1, label=f"Direction {i + 1}, deviations") for i in range(AXES)
+                ]
         with gr.Column(scale=7, min_width=300):
             out = look.html(pieces.hint("Draw, and see what the model imagines."), elem_id="make-out")
             place = look.html(elem_id="make-place")

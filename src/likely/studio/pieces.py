@@ -20,7 +20,7 @@ def image(x: Tensor, space: Integers, alt: str, kind: str = "") -> str:
 
 def figure(x: Tensor, space: Integers, alt: str, caption: str = "", kind: str = "") -> str:
     """A picture with a caption."""
-    under = f"<figcaption>{caption}</figcaption>" if caption else ""
+    under = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure class="lk-figure {kind}">{image(x, space, alt)}{under}</figure>'
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -65,7 +66,8 @@ def serve(roots: list[Path], host: str, port: int, ready: Callable[[str], Any], 
         raise ValueError(
             f"host {host} and port {port} cannot be had: {error.strerror}; choose another --port"
         ) from None
-    with listening:
+    with listening, tempfile.TemporaryDirectory(prefix="likely-studio-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # ours alone, and gone afterwards
         server = uvicorn.Server(
             uvicorn.Config(
                 application(roots, host, token, names),

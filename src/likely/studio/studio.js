@@ -128,9 +128,10 @@
   };
 
   const ready = new WeakSet();
-  const look = () => document.querySelectorAll(".lk-pad").forEach((pad) => {
-    if (!ready.has(pad)) { ready.add(pad); setup(pad); }
-  });
+  const look = () => {
+    document.querySelectorAll(".lk-pad").forEach((pad) => { if (!ready.has(pad)) { ready.add(pad); setup(pad); } });
+    document.querySelectorAll(".lk-off textarea").forEach((field) => { field.tabIndex = -1; }); // keys pass them by
+  };
   document.addEventListener("click", (event) => {
     const button = event.target.closest && event.target.closest("[data-set]");
     if (button) set(button.dataset.set, button.dataset.value);
