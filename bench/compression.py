@@ -22,7 +22,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,17 @@ from torch import Tensor
 
 import likely as lk
 from likely.coding import Codec
-from likely.tasks.codecs import Everyday, everyday, kept, mosaic
+from likely.space import Integers
+from likely.tasks.codecs import Everyday, codec_bits, everyday, kept, mosaic
 from likely.tasks.compress import describe
 from likely.train import Ledger
+from likely.train.checkpoint import DEFAULT
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "build" / "compression"
 SINGLE = 100
 """Images that two-part codes have a file each for."""
-ANCHOR_ROWS = 1000
+ANCHOR_ROWS = 300
 """Images that everyday codecs have a file each for."""
 
 IMAGES = {"ema": 0.99, "lr": 2e-3, "betas": (0.9, 0.99)}
@@ -55,6 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
         "seconds": 3600,
         "aim": 2.80,
     },
+    "pyramid": {"data": "cifar10", "family": "pyramid", "weights": DEFAULT, "aim": None},
     "vae": {
         "data": "fashion-mnist",
         "family": "vae",
@@ -66,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
         "data": "fashion-mnist",
         "family": "integer-flow",
         "preset": "small",
-        "train": {**IMAGES, "batch": 64},
+        "train": {**IMAGES, "lr": 5e-4, "batch": 64},
         "seconds": 150,
     },
     "mixture": {
@@ -84,6 +87,8 @@ AIMS = {"overhead": 0.005, "container_bytes": 256, "container_bytes_a_chunk": 12
 def trained(name: str, data: Any) -> Path:
     """The run folder of a case, trained if it is not there, or not to its end."""
     case, run = CASES[name], PLACE / name
+    if "weights" in case:  # those that come with the package
+        return case["weights"]
     fields = {"threads": 1, "valid_every": 0, **case["train"]}
     if not run.exists():
         each, first = _pace(case, data, fields)
@@ -106,7 +111,9 @@ def _pace(case: dict[str, Any], data: Any, fields: dict[str, Any]) -> tuple[floa
     for steps in (few, many):
         model = lk.build(case["family"], data.space, preset=case["preset"], **case.get("model", {}))
         began = time.process_time()
-        lk.fit(model, data, steps=steps, progress=False, **fields)
+        result = lk.fit(model, data, steps=steps, progress=False, **fields)
+        if result.signal is not None:
+            raise SystemExit(128 + result.signal)
         took.append(time.process_time() - began)
     each = (took[1] - took[0]) / (many - few)
     return each, took[0] - few * each
@@ -137,7 +144,13 @@ def decode(run: str, rows: str, file: str) -> dict[str, Any]:
 
 def _loaded(run: str, rows: str) -> tuple[Tensor, Codec]:
     torch.set_num_threads(1)
-    return torch.from_numpy(np.load(rows)), Codec(lk.load_model(run))
+    x = torch.from_numpy(np.load(rows))
+    return x, Codec(_for(lk.load_model(run), x))
+
+
+def _for(model: Any, x: Tensor) -> Any:
+    """The model over rows such as x, where it serves more than one shape."""
+    return model.at(Integers(tuple(x.shape[1:]), 256)) if hasattr(model, "at") else model
 
 
 def _clock() -> tuple[float, float, int]:
@@ -191,10 +204,16 @@ def streamed(name: str, run: Path, data: Any, rows: int) -> dict[str, Any]:
         "container_bytes": (row["container_bytes"], AIMS["container_bytes"] + 12 * chunks),
     }
     if "aim" in case:
-        aims["bits_per_dim"] = (row["bits_per_dim"], case["aim"])
+        aims["bits_per_dim"] = (row["bits_per_dim"], case["aim"] or _best(data))
     return row | {
         "aims": {key: {"is": value, "at_most": most, "met": value <= most} for key, (value, most) in aims.items()}
     }
+
+
+def _best(data: Any) -> float:
+    """Bits per dimension of the better of WebP and JPEG XL for all test images in one mosaic."""
+    bits = codec_bits(data.test.x, data.space)
+    return min(bits[name] for name in ("WebP", "JPEG XL") if bits[name] is not None)
 
 
 def singles(run: Path, data: Any) -> dict[str, Any]:
@@ -227,11 +246,10 @@ def singles(run: Path, data: Any) -> dict[str, Any]:
 # Everyday codecs -----------------------------------------------------------------------------------------------------
 
 
-def anchors(name: str, data: Any) -> list[dict[str, Any]]:
-    """A row a codec: one mosaic of all test images (for byte codecs their bytes), and a file an image for the first."""
-    pixels = data.test.x.numpy().astype(np.uint8)
+def anchors(name: str, data: Any, rows: int) -> Iterator[dict[str, Any]]:
+    """A row a codec: one mosaic of the test images (for byte codecs their bytes), and a file an image for the first."""
+    pixels = data.test.x[:rows].numpy().astype(np.uint8)
     whole = mosaic(pixels)
-    rows = []
     for codec, (coder, is_picture) in _rivals().items():
         size, times = _timed(coder, whole if is_picture else pixels.reshape(len(pixels), -1), codec)
         small = [mosaic(each[None]) if is_picture else each.reshape(1, -1) for each in pixels[:ANCHOR_ROWS]]
@@ -246,19 +264,23 @@ def anchors(name: str, data: Any) -> list[dict[str, Any]]:
             "encode_mb_s": round(numbers / times[0], 3),
             "decode_mb_s": round(numbers / times[1], 3),
         }
-        rows.append({"bench": "compression", "case": "anchors", "data": name, **row})
-    return rows
+        yield {"bench": "compression", "case": "anchors", "data": name, **row}
 
 
 def _timed(coder: Everyday, picture: np.ndarray, name: str) -> tuple[int, tuple[float, float]]:
-    began = time.process_time()
-    file = coder.encode(picture)
-    encoded = time.process_time()
-    coder.decode(file)
-    decoded = time.process_time()
-    if kept(coder, picture, name) != file:
-        raise ValueError(f"{name} writes another file the second time")
-    return len(file), (encoded - began, decoded - encoded)
+    """Bytes, and CPU seconds there and back."""
+    marks = [time.process_time()]
+
+    def noted(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def timed(value: Any) -> Any:
+            result = step(value)
+            marks.append(time.process_time())
+            return result
+
+        return timed
+
+    file = kept(Everyday(noted(coder.encode), noted(coder.decode)), picture, name)
+    return len(file), (marks[1] - marks[0], marks[2] - marks[1])
 
 
 def _rivals() -> dict[str, tuple[Everyday, bool]]:
@@ -303,7 +325,7 @@ def main() -> int:
         name, _, folder = word.partition("=")
         if name == "anchors":
             for data in (folder,) if folder else ("fashion-mnist", "cifar10"):
-                for row in anchors(data, lk.load(data)):
+                for row in anchors(data, lk.load(data), asked.rows or 10_000):
                     record(asked.out, row, packages=("pillow",))
             continue
         if name not in CASES:
@@ -327,16 +349,22 @@ def main() -> int:
 
 def _about(run: Path) -> dict[str, Any]:
     """How a model came about, from its ledger."""
+    if run.is_file():
+        return {"weights": run.name, "parameters": sum(p.numel() for p in lk.load_model(run).parameters())}
     lines = Ledger(run).read()
     start = next(line for line in lines if line["kind"] == "start")
-    steps = max(line.get("step", 0) for line in lines)
-    keys = ("batch", "lr", "betas", "ema", "precision")
-    return {
+    about = {
         "model": {key: value for key, value in start["model"]["config"].items() if key != "family"},
-        "train": {key: start["train"][key] for key in keys},
+        "train": {key: start["train"].get(key) for key in ("batch", "lr", "betas", "ema", "precision")},
         "parameters": start["parameters"],
-        "steps": steps,
+        "steps": max(line.get("step", 0) for line in lines),
     }
+    before = start.get("start") or {}
+    if "from" in before and Path(before["from"]).is_dir():  # training went on from another run
+        about["after"] = {
+            key: value for key, value in _about(Path(before["from"])).items() if key in ("train", "steps")
+        }
+    return about
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Pictures by the model that comes with the package, as real files, beside PNG, WebP (lossless) and JPEG XL.
 
-    python bench/picture_rates.py [--model FILE] [kodak] [cifar10] [tables]
+    python bench/picture_rates.py [--model FILE] [--codecs NAME ..] [kodak] [cifar10] [summary] [tables]
 
 kodak: each of the 12 photographs in `$LIKELY_DATA/kodak` as a file of its own, decoded and compared. cifar10: the first
 1,000 test images as one file; for the others one mosaic of them, which is the best that they can do, and a file an
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from timing import RESULTS, record  # first: it sets the number of threads
 import numpy as np
@@ -30,13 +32,9 @@ from likely.coding.pictures import Pictures
 from likely.coding.programs import intervals
 from likely.logprob import scoring
 from likely.space import Integers
+from likely.tasks.codecs import Everyday, everyday, mosaic
 
-OUT = RESULTS / "pictures.jsonl"
-OTHERS = {
-    "PNG": {"format": "PNG", "optimize": True},
-    "WebP": {"format": "WEBP", "lossless": True, "quality": 100, "method": 6},
-    "JPEG XL e9": {"format": "JXL", "lossless": True, "effort": 9},
-}
+OUT = RESULTS / "picture_rates.jsonl"
 SETTINGS = [
     {},
     {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
@@ -45,25 +43,29 @@ SETTINGS = [
 ]
 
 
-def other(pixels: np.ndarray, options: dict) -> tuple[int, float, float]:
-    """Bytes, and CPU seconds to encode and to decode; compared."""
-    image, buffer, clock = Image.fromarray(pixels), io.BytesIO(), time.process_time()
-    image.save(buffer, **options)
-    encode, clock = time.process_time() - clock, time.process_time()
-    back = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert(image.mode))
-    decode = time.process_time() - clock
-    assert np.array_equal(back, pixels)
-    return buffer.tell(), encode, decode
+def timed(encode: Callable[[], Any], decode: Callable[[Any], Any]) -> tuple[Any, Any, float, float]:
+    """What comes out of both, and their CPU seconds."""
+    clock = time.process_time()
+    coded = encode()
+    took, clock = time.process_time() - clock, time.process_time()
+    back = decode(coded)
+    return coded, back, took, time.process_time() - clock
+
+
+def other(codec: Everyday, pictures: list[np.ndarray]) -> tuple[int, float, float]:
+    """Bytes of a file each, and CPU seconds to encode and to decode; compared."""
+    files, back, *times = timed(
+        lambda: [codec.encode(pixels) for pixels in pictures], lambda files: [codec.decode(file) for file in files]
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(back, pictures, strict=True))
+    return sum(map(len, files)), *times
 
 
 def ours(codec: Pictures, pictures: list[np.ndarray]) -> tuple[int, float, float]:
-    clock = time.process_time()
-    blob = codec.compress(pictures, verify=False)
-    encode, clock = time.process_time() - clock, time.process_time()
-    back = codec.decompress(blob)
-    decode = time.process_time() - clock
+    """Bytes of one file, and CPU seconds; compared."""
+    blob, back, *times = timed(lambda: codec.compress(pictures, verify=False), codec.decompress)
     assert all(np.array_equal(a, b) for a, b in zip(back, pictures, strict=True))
-    return len(blob), encode, decode
+    return len(blob), *times
 
 
 def row(case: str, name: str, numbers: int, found: tuple[int, float, float], pixels: int) -> dict:
@@ -84,35 +86,37 @@ def photographs() -> dict[str, np.ndarray]:
     return {path.stem: np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())}
 
 
-def kodak(codec: Pictures) -> None:
-    totals: dict[str, list[float]] = {}
+def kodak(codecs: dict[str, Any]) -> None:
     for case, pixels in photographs().items():
-        found = {"likely": ours(codec, [pixels])} | {name: other(pixels, o) for name, o in OTHERS.items()}
-        for name, each in found.items():
-            line = row(f"kodak/{case}", name, pixels.size, each, pixels.size // 3)
-            record(OUT, line, ("pillow",))
-            totals.setdefault(name, []).append(line["bits_per_dim"])
-    for name, rates in totals.items():
-        better = sum(a < b for a, b in zip(totals["likely"], rates, strict=True))
-        line = {
-            "bench": "pictures",
-            "case": "kodak, mean of 12",
-            "codec": name,
-            "bits_per_dim": np.mean(rates).round(4),
-        }
-        record(OUT, line | {"likely_smaller_on": better}, ("pillow",))
+        for name, each in codecs.items():
+            record(OUT, row(f"kodak/{case}", name, pixels.size, each([pixels]), pixels.size // 3), ("pillow",))
 
 
-def cifar10(codec: Pictures, n: int = 1000) -> None:
+def cifar10(codecs: dict[str, Any], n: int = 1000) -> None:
     x = lk.load("cifar10").test.x[:n].numpy().transpose(0, 2, 3, 1)
-    columns = 40
-    mosaic = x.reshape(-1, columns, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, columns * 32, 3)
-    record(OUT, row(f"cifar10 test, {n}, one file", "likely", x.size, ours(codec, list(x)), x.size // 3), ("pillow",))
-    for name, options in OTHERS.items():
-        record(OUT, row(f"cifar10 test, {n}, mosaic", name, x.size, other(mosaic, options), x.size // 3), ("pillow",))
-        each = np.array([other(image, options) for image in x]).sum(0)
-        found = int(each[0]), *each[1:]
-        record(OUT, row(f"cifar10 test, {n}, a file each", name, x.size, found, x.size // 3), ("pillow",))
+    whole = mosaic(x.transpose(0, 3, 1, 2))
+    for name, each in codecs.items():
+        cases = {"one file": list(x)} if name == "likely" else {"mosaic": [whole], "a file each": list(x)}
+        for case, pictures in cases.items():
+            line = row(f"cifar10 test, {n}, {case}", name, x.size, each(pictures), x.size // 3)
+            record(OUT, line, ("pillow",))
+
+
+def summary() -> None:
+    """The means over the photographs, of the last line of each photograph and codec."""
+    lines = [json.loads(line) for line in OUT.read_text().splitlines()]
+    found = {(line["codec"], line["case"]): line for line in lines if line["case"].startswith("kodak/")}
+    own = {case: line["bits_per_dim"] for (codec, case), line in found.items() if codec == "likely"}
+    for name in dict.fromkeys(codec for codec, _ in found):
+        rates = {case: line["bits_per_dim"] for (codec, case), line in found.items() if codec == name}
+        times = {
+            field: round(float(np.mean([line[field] for (codec, _), line in found.items() if codec == name])), 2)
+            for field in ("encode_s_per_megapixel", "decode_s_per_megapixel")
+        }
+        line = {"bench": "pictures", "case": f"kodak, mean of {len(rates)}", "codec": name}
+        line |= {"bits_per_dim": round(float(np.mean(list(rates.values()))), 4)}
+        line |= {"likely_smaller_on": sum(own[case] < rate for case, rate in rates.items())} | times
+        record(OUT, line, ("pillow",))
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -148,20 +152,24 @@ def tables(place: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
-    parser.add_argument("what", nargs="*", default=["kodak", "cifar10", "tables"])
+    parser.add_argument("what", nargs="*", default=["kodak", "cifar10", "summary", "tables"])
+    parser.add_argument("--codecs", nargs="*", help="these only: likely, PNG, WebP, 'JPEG XL'")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model = lk.load_model(given.model)
     if given.what == ["digest"]:
         print(digest(model))
         return
-    import pillow_jxl  # noqa: F401 - teaches Pillow JPEG XL
-
+    codecs: dict[str, Any] = {"likely": partial(ours, Pictures(model))}
+    codecs |= {name: partial(other, each) for name, each in everyday().items() if each is not None}
+    codecs = {name: each for name, each in codecs.items() if name in (given.codecs or codecs)}
     for what in given.what:
-        if what == "tables":
+        if what in ("kodak", "cifar10"):
+            {"kodak": kodak, "cifar10": cifar10}[what](codecs)
+        elif what == "tables":
             tables(given.model)
         else:
-            {"kodak": kodak, "cifar10": cifar10}[what](Pictures(model))
+            summary()
 
 
 if __name__ == "__main__":

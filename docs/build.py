@@ -1,8 +1,8 @@
 """Build the documentation into site/: `python3 do.py docs`, without network; fails on any broken link or reference.
 
 The hand-written pages of docs/ are put together in build/docs with what is computed: a line such as `{{ families }}`
-or `{{ presets vae }}` becomes a table (`tables.py`, `family.py`), a page whose code was run (`blocks.py`) says where
-and when, and every module of the package gets its place under Reference, from its docstrings.
+or `{{ presets vae }}` becomes a table (`tables.py`, `family.py`, `compressed.py`), a page whose code was run
+(`blocks.py`) says where and when, and every module of the package gets its place under Reference, from its docstrings.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import blocks
+from compressed import CODED_TABLES
 from family import FAMILY_TABLES
 from tables import TABLES
 
@@ -55,7 +56,7 @@ def absent() -> list[str]:
 def computed(match: re.Match[str]) -> str:
     """The table that a line `{{ name }}` or `{{ name family }}` stands for."""
     name, family = match.groups()
-    return TABLES[name]() if family is None else FAMILY_TABLES[name](family)
+    return (TABLES | CODED_TABLES)[name]() if family is None else FAMILY_TABLES[name](family)
 
 
 def styled(text: str) -> str:

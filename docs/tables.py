@@ -34,8 +34,10 @@ def presets_table() -> str:
     return table(["family", "preset", "fields"], rows)
 
 
-OWN_TABLES = ("toys", "talk_table", "ood", "tables")
-"""What docs/measured/joint.md shows, instead of a row a line."""
+OWN_TABLES = dict.fromkeys(("toys", "talk_table", "ood", "tables"), "joint") | dict.fromkeys(
+    ("compression", "coder"), "compression"
+)
+"""What has a page under docs/measured that shows it, instead of a row a line."""
 
 
 def bench_tables() -> str:
@@ -43,9 +45,8 @@ def bench_tables() -> str:
     parts = []
     for path in sorted((ROOT / "bench").rglob("*.jsonl")):
         if path.stem in OWN_TABLES:
-            parts.append(
-                f"## {path.stem}\n\n`{path.relative_to(ROOT)}` has tables of its own: [{path.stem}](measured/joint.md)."
-            )
+            page = f"[{path.stem}](measured/{OWN_TABLES[path.stem]}.md)"
+            parts.append(f"## {path.stem}\n\n`{path.relative_to(ROOT)}` has tables of its own: {page}.")
             continue
         rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -13,6 +13,7 @@ from scipy.special import expit, ndtr
 
 from likely.coding import ans, plain, tables
 from likely.coding.ans import Stack, Underflow, pseudorandom
+from likely.coding.growing import Growing
 from likely.coding.tables import TOTAL, Located, Table, Uniform, Weighed, on_grid
 
 
@@ -74,7 +75,7 @@ def test_tables_are_the_distributions_they_are_made_from() -> None:
     r = rng(1)
     logits = r.normal(0, 3, (200, 40))
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    q = np.diff(Weighed.from_logits(on_grid(torch.from_numpy(logits))).listed().cumulative, axis=1) / TOTAL
+    q = np.diff(Weighed.from_logits(on_grid(torch.from_numpy(logits))).in_full().cumulative, axis=1) / TOTAL
     assert 0 <= (p * np.log2(p / q)).sum(1).max() < 1e-4
     for function, cdf in (("logistic", expit), ("normal", ndtr)):
         weight, mean, log_scale = r.normal(0, 1, (100, 4)), r.uniform(-20, 280, (100, 4)), r.uniform(-2, 4, (100, 4))
@@ -87,6 +88,17 @@ def test_tables_are_the_distributions_they_are_made_from() -> None:
         parts = (on_grid(torch.from_numpy(part)) for part in (weight, mean, log_scale))
         q = np.diff(cumulative(Located(256, *parts, function)), axis=1) / TOTAL
         assert 0 <= np.where(p > 0, p * np.log2(np.maximum(p, 1e-300) / q), 0).sum(1).max() < 1e-4
+
+
+def test_many_weights_are_worked_on_in_blocks() -> None:
+    logits = rng(1).integers(-900, 900, (900, 300))
+    table = Weighed.from_logits(logits)  # 270,000 numbers: several blocks
+    for row in (0, 217, 218, 219, 899):
+        alone = Weighed.from_logits(logits[row : row + 1])
+        assert np.array_equal(cumulative(table.rows(slice(row, row + 1))), cumulative(alone))
+        c = rng(row).integers(0, TOTAL, 200)
+        expected = np.searchsorted(cumulative(alone)[0], c, side="right") - 1
+        assert np.array_equal(Weighed(np.repeat(table.mass[row : row + 1], 200, 0)).find(c), expected)
 
 
 def test_frozen_tables_are_what_they_are_called() -> None:
@@ -136,6 +148,12 @@ def test_grid_hides_the_last_bits_of_floats() -> None:
     assert on_grid(torch.tensor([0.5, 1 / 256, -3.0])).tolist() == [128, 1, -768]
 
 
+def test_tables_in_full_are_the_same() -> None:
+    for kind in KINDS.values():
+        table = kind(7, 40, 2)
+        assert np.array_equal(table.in_full().cumulative, cumulative(table))
+
+
 # The stack ----------------------------------------------------------------------------------------------------------
 
 
@@ -161,7 +179,7 @@ def test_both_coders_write_the_same_bytes_and_read_them_back(few: int, lanes: in
         assert stack.to_bytes() == data
         for table, each in zip(pile, symbols, strict=True):
             assert np.array_equal(stack.pop(table), each)
-            assert plain.pop(states, words, table.listed().lists()) == each.tolist()
+            assert plain.pop(states, words, table.in_full().lists()) == each.tolist()
         assert stack.is_empty()
         assert not words
         assert states == [2**32] * lanes
@@ -269,3 +287,79 @@ def test_stack_refuses() -> None:
         with pytest.raises(ValueError, match="bytes hold no stack|below 2"):
             Stack.from_bytes(data)
     assert pseudorandom("x", 5).tolist() == pseudorandom("x", 9)[:5].tolist()
+
+
+# The stack whose lanes come one by one ------------------------------------------------------------------------------
+
+
+@given(most=st.integers(1, 90), sizes=st.lists(st.integers(1, 300), min_size=1, max_size=5), seed=st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_growing_gives_back_what_was_pushed(most: int, sizes: list[int], seed: int) -> None:
+    """Symbols that say much, or next to nothing: then there are no words for a lane to begin with."""
+    r, kinds = rng(seed), list(KINDS)
+    pile = [KINDS[kinds[int(r.integers(4))]](n, int(r.integers(1, 60)), seed + n) for n in sizes]
+    symbols = [table.find(r.integers(0, TOTAL, len(table))) for table in pile]
+    stack = Growing(most)
+    for table, each in zip(reversed(pile), reversed(symbols), strict=True):
+        stack.push(*table.interval(each))
+    data = stack.to_bytes()
+    stack = Growing.from_bytes(data, sum(sizes))
+    assert stack.to_bytes() == data
+    for table, each in zip(pile, symbols, strict=True):
+        assert np.array_equal(stack.pop(table), each)
+    assert stack.is_empty()
+
+
+@pytest.mark.parametrize("most", [1, 8, 200])
+def test_a_lane_costs_five_bits(most: int) -> None:
+    """Not 48: all lanes but the first begin with bits that are there anyway, and end without one that is not used."""
+    table = listed(12000, 16, 3)
+    symbols = table.find(rng(4).integers(0, TOTAL, len(table)))
+    start, frequency = table.interval(symbols)
+    stack = Growing(most)
+    stack.push(start, frequency)
+    bits = float((24 - np.log2(frequency)).sum())
+    assert abs(8 * len(stack.to_bytes()) - bits - 48 - 4.5 * most) < 40 + 0.5 * most + 0.0002 * bits
+
+
+def test_damage_to_a_growing_stack_shows_at_its_end() -> None:
+    table = listed(120, 4)
+    stack = Growing(3)  # of 4 that so many symbols may have: another number shows
+    stack.push(*table.interval(rng(5).integers(0, 4, 120)))
+    data, unseen = stack.to_bytes(), 0
+    for bit in range(8 * len(data)):
+        bad = bytearray(data)
+        bad[bit // 8] ^= 1 << bit % 8
+        try:
+            other = Growing.from_bytes(bytes(bad), 120)
+            other.pop(table)
+            unseen += other.is_empty()
+        except ValueError:
+            pass
+    assert not unseen
+    for size in range(len(data)):
+        with pytest.raises(ValueError):
+            other = Growing.from_bytes(data[:size], 120)
+            other.pop(table)
+            if not other.is_empty():
+                raise ValueError
+    with pytest.raises(Underflow):
+        Growing.from_bytes(data, 119).pop(table)
+    with pytest.raises(ValueError, match="most is 0"):
+        Growing(0)
+
+
+def test_few_lanes_pop_the_same_from_tables_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = located(700, 90)
+    symbols = table.find(rng(6).integers(0, TOTAL, 700))
+    found = []
+    for most in (8, -1):
+        monkeypatch.setattr(ans, "LIST", most)
+        for stack in (Stack(3), Growing(3)):
+            stack.push(*table.interval(symbols))
+            assert np.array_equal(stack.pop(table), symbols)
+            assert stack.is_empty()
+        borrowing = Stack(3, "name")
+        found.append((borrowing.pop(table), borrowing.to_bytes()))
+    assert np.array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import subprocess
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import laplace
 
-from likely.coding import CodecError, CorruptChunk, CorruptHeader, DecodeMismatch, NumericsMismatch, container
+from likely.coding import CodecError, CorruptChunk, CorruptHeader, DecodeMismatch, NumericsMismatch, container, tables
 from likely.coding.ans import Stack
 from likely.coding.container import Chunk, Kind
 from likely.coding.fidelity import psnr
@@ -133,10 +135,16 @@ def dense(weights: Weights, w: str, b: str, a: list[int], clamp: bool) -> list[i
     return out
 
 
-def test_entropy_network_in_integers() -> None:
-    weights = integers(seed=3)
-    contexts = np.random.default_rng(1).integers(-40, 41, (50, len(NEIGHBOURS)))
+@pytest.mark.parametrize("fine", [True, False])
+def test_entropy_network_in_integers(fine: bool) -> None:
+    """Not fine: large weights on small values, where a unit in a hidden value moves the answer."""
+    weights, rng = integers(seed=3), np.random.default_rng(1)
+    contexts = rng.integers(-40, 41, (50, len(NEIGHBOURS)))
     contexts[0], contexts[1] = MOST_LATENT, -MOST_LATENT
+    if not fine:
+        weights = Weights(weights.widths, {**weights.exponents, "entropy": 9}, dict(weights.values))
+        contexts = rng.integers(-1, 2, (50, len(NEIGHBOURS)))
+        weights.values["w3"][:] *= 45
     index, add = Entropy(weights)(contexts)
     for row, i, a in zip(contexts.tolist(), index.tolist(), add.tolist(), strict=True):
         h1 = dense(weights, "w1", "b1", [c << FRACTION for c in row], True)
@@ -147,6 +155,20 @@ def test_entropy_network_in_integers() -> None:
         assert 16 * (a + 255) + phase - 8 == sixteenths
         assert scale == min(max((log_scale + 256 + int(3.75 * 4096)) // 512, 0), 63)
     assert len(set(index.tolist())) > 5
+
+
+def test_hidden_values_have_a_ceiling() -> None:
+    """Of 256: then a mean of 32, and a pixel of 160."""
+    weights = integers(levels=1)
+    weights = Weights(
+        weights.widths, dict.fromkeys(weights.exponents, 3), {k: 0 * v for k, v in weights.values.items()}
+    )
+    weights.values["w1"][0, 0] = weights.values["v1"][0, 0] = 4095
+    weights.values["w3"][0, 0] = weights.values["v2"][0, 0] = 1
+    weights.values["a2"][0] = -31 * 8 - 4
+    index, add = Entropy(weights)(np.full((1, len(NEIGHBOURS)), MOST_LATENT))
+    assert (index[0] // SCALES - 8, add[0] + 255) == (0, 32)
+    assert synthesise(weights, [np.array([[MOST_LATENT]])])[0, 0, 0] == 160
 
 
 def test_synthesis_in_integers() -> None:
@@ -208,6 +230,11 @@ def test_sums_that_float64_could_round_are_refused() -> None:
     weights.values["w2"][0, 0] = 1 << 40
     with pytest.raises(ValueError, match=r"w2 reach \d+; integers are exact below 2\^53"):
         Entropy(weights)
+
+
+def test_laplace_in_frozen_tables() -> None:
+    t = np.arange(-24 * 256, 24 * 256 + 1) / 256
+    assert np.abs(tables._function("laplace")[0] / 2**30 - laplace.cdf(t)).max() < 2**-29
 
 
 def test_frozen_tables_are_distributions_with_the_mean_and_scale_that_they_say() -> None:
@@ -295,6 +322,20 @@ def test_other_machines_decode_the_same(blob: bytes, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == hashlib.sha256(decompress(blob).tobytes()).hexdigest()
 
+
+def test_a_file_of_before_is_read() -> None:
+    """Written on 2026-11-25: networks, tables and order are part of the format."""
+    found = decompress(base64.b64decode(GOLDEN))
+    assert np.abs(found - scene(1, 20, 24).astype(float)).mean() < 16
+
+
+GOLDEN = """
+    iUxLWg0KGgoBAAAAYAAAALyXWj+rxhOs8DDKSy0tSszRTctMzUkBipckJuWkAo1UskhMSjU3NjRAC7mC4jygMUaWeubGpkgeTDGw
+    SDM2TUtMNElKM021sDQ2SzY1SjNJMzYxTDQ1TTMCewThQAMdI5PYWgAIDgMNAwUDDAURBgkBAJsy3jsfwqQAgkQHZaTGVvPRu0kc
+    OmE6//EvVPmZBhgPokm6jTqO0TwLpDxNKGZM1CbSwdFVq1lxyVEN4bJfY3jbCmmaFHrODlBGL2dny1hUqbrwe0Arf+Pp1dF7VQ3W
+    LqbQqerL6a2qIgichUI3Z6TPzv4krqxnJWZIbO4kEYkpGJc31IHT/g1gppkuLHter8EzM7x+MmDWYNO0Y2K2GSMN3s4hh++gHI3y
+    2AC9q0mIxUFywHLQWZGdxhXt2RNVPqpwtQ9jTommmmv1rgm5wCDxlr6YAQAAAOIAAACw+v48VgEAAAAAAADO/ZJkChoKDVpLTIk=
+"""
 
 # Damage --------------------------------------------------------------------------------------------------------------
 
@@ -401,14 +442,27 @@ def test_what_is_refused(picture: Any, options: Any, error: type[Exception], mat
 
 
 def test_ctrl_c_keeps_what_was_reached() -> None:
-    def stop(step: int, *_: float) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
+    """The steps without noise follow all the same, a quarter as many; Ctrl-C among them ends those."""
+
+    def stops(*when: int) -> Any:
+        def stop(step: int, *_: float) -> None:
+            if step in when:
+                raise KeyboardInterrupt
+
+        return stop
 
     x = scene(1, 12, 12)
-    fitted = fit.fit(x, file.widths_for(*x.shape), 1e-3, 50, progress=stop)
-    assert fitted.steps == 5
-    assert decompress(compress(x, steps=50, progress=stop)).shape == x.shape
+    widths = file.widths_for(*x.shape)
+    assert fit.fit(x, widths, 1e-3, 50).steps == 50
+    assert fit.fit(x, widths, 1e-3, 50, progress=stops(8)).steps == 8 + 2
+    assert fit.fit(x, widths, 1e-3, 50, progress=stops(20, 22)).steps == 22
+    assert decompress(compress(x, steps=50, progress=stops(8))).shape == x.shape
+
+
+@pytest.mark.parametrize("lam", [1e-12, 1e9])
+def test_extreme_lambdas(lam: float) -> None:
+    x = scene(3, 9, 9)
+    assert decompress(compress(x, lam=lam, steps=20)).shape == x.shape
 
 
 def test_ctrl_c_before_the_first_step_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,15 @@ def test_levels_add_up_to_the_loss(rgb):
     assert torch.allclose(whole, -lk.log_prob(model, x).nats.mean().float(), rtol=1e-3)  # but for the last rounding
 
 
+def test_settled_parameters_answer_alike():
+    model, x = build().at(Integers((3, 10, 13), 256)), pictures(2, (3, 10, 13))
+    before = numbers(model, x)
+    raw = model.nets[0][0].last.clone()
+    model.settle()
+    assert not torch.equal(model.nets[0][0].last, raw)
+    assert all(torch.equal(a, b) for a, b in zip(before, numbers(model, x), strict=True))
+
+
 def test_what_does_not_fit_is_refused(rgb):
     grey = lk.build("pyramid", Integers((1, 8, 8), 256), preset="small")
     with pytest.raises(ValueError, match="1 channel$"):

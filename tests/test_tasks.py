@@ -183,3 +183,9 @@ def test_table_of_families() -> None:
     assert table["vae"]["Weighted"] == "yes"
     assert table["vae"]["Exact"] == "no"
     assert markdown(table).splitlines()[0].startswith("| verb | mixture |")
+
+
+def test_between_colour_pictures_the_sheet_is_white() -> None:
+    sheet = grid(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), Integers((3, 4, 4), 256), scale=2)
+    assert sheet.getpixel((0, 0)) == (255, 255, 255)
+    assert sheet.getpixel((3, 3)) == (0, 0, 0)

@@ -14,8 +14,7 @@ import likely as lk
 from likely.space import Integers
 from likely.tasks import tour as tours
 from likely.tasks.codecs import Everyday, codec_bits, kept, mosaic
-from likely.tasks.compress import decompress
-from likely.tasks.compress import model_for as model_of
+from likely.tasks.compress import decompress, model_for
 from likely.tasks.tour_page import tour_page
 from likely.terminal import tour_story
 from likely.train import Ledger, load_model
@@ -36,8 +35,8 @@ def test_the_digits_come_back_from_the_tours_file(record: dict[str, Any], tmp_pa
     blob = (run / tours.FILE).read_bytes()
     assert (file["bytes"], file["rows"]) == (len(blob), len(test.x))
     assert file["bits_per_dim"] == pytest.approx(8 * len(blob) / test.x.numel())
-    where, model = model_of(blob, None, run.parent)
-    assert where == run
+    where, model = model_for(run / tours.FILE, None, run.parent)
+    assert where == str(run)
     rows, paths = decompress(lk.Codec(model), blob, tmp_path / "out")
     assert torch.equal(rows.x.long(), test.x.long())
     assert np.array_equal(np.load(paths[0])["y"], test.y.numpy())

@@ -50,5 +50,5 @@ def decompress_lossy(blob: bytes, rows: int, folder: Path, found: Any, model: An
     with Stage("decompressing", rows) as stage:
         decoded, paths = decompress(LossyCodec(model), blob, folder, stage.advance)
     told = {"rows": len(decoded.pictures), "out": str(folder), "files": len(paths), "run": str(found), "lossy": True}
-    text = f"{len(paths)} pictures, lossy: near the ones that went in, as `likely info` says, in {folder} (model of {found})"
+    text = f"{len(paths)} pictures, lossy: `likely info` says how near the originals; in {folder} (model of {found})"
     give(told | {"sha256": decoded.contents.sha256}, text, None, json)

@@ -278,7 +278,8 @@ def compress(
         default: No run, but the model that comes with the package, for grey and RGB pictures of any sizes: give
             --default PICTURES.
         field: Lossy, and without a model: fit a neural field to this one picture, which takes minutes. Ctrl-C ends the
-            fitting early, and the file holds what was reached; before the first step nothing is written.
+            fitting early, after some last steps, and the file holds what was reached; before the first step nothing is
+            written.
         lam: With --field: MSE + lam bits/pixels is made small, 0.01 for small files, 0.0001 for good ones.
         steps: With --field: steps of gradient; the more, the better.
     """

@@ -12,14 +12,14 @@ from likely.coding.schemes import Scheme, Sequential
 from likely.coding.tables import MOST
 from likely.logprob import scoring
 from likely.space import Integers
-from likely.verbs import Latent, Ordered, has, name_of, verbs
+from likely.verbs import Latent, Lossy, Ordered, has, name_of, verbs
 
 SEQUENTIAL, LATENT = (Sequential,), (TwoPart, BitsBack)
 
 
 def coded(model: Any) -> Any:
     """What is coded of a model: of a joint with one conditional model, that one, for a file holds y and x given y."""
-    part = getattr(model, "given_y", None)
+    part = getattr(model, "one_for_all", None)
     return model if part is None else part
 
 
@@ -41,6 +41,8 @@ def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
         if not lacks:
             return LATENT
         raise TypeError(f"{what} is Latent, but {lacks}")
+    if has(model, Lossy):
+        raise TypeError(f"{what} is Lossy: what it codes comes back changed; likely.coding.LossyCodec does that")
     can = ", ".join(verbs(model)) or "nothing that likely.verbs knows"
     raise TypeError(f"{what} is {can}; accepts Ordered, Latent with normal posteriors, or an integer flow")
 

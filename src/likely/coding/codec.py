@@ -99,10 +99,10 @@ class Codec:
     """Lossless compression of a model's rows. Raises `TypeError` where the model has no verb that serves.
 
     The model is copied and used in float64 on the CPU; of a joint p(x, y) it is p(x given y), and labels are coded with
-    the rows. `scheme` is sequential for `Ordered` models and integer flows;
-    for latent models bits-back, or two-part, which is chosen for fewer than 20 rows. `group` rows are coded together
-    (up to 256, as suits scheme and size; fewer where there are fewer rows), `chunk` rows make a chunk that can be decoded by
-    itself. `limit` is the largest number of numbers that a file may hold.
+    the rows. `scheme` is sequential for `Ordered` models and integer flows; for latent models bits-back, or two-part,
+    which is chosen for fewer than 20 rows. `group` rows are coded together (up to 256, as suits scheme and size; fewer
+    where there are fewer rows), `chunk` rows make a chunk that can be decoded by itself. `limit` is the largest number
+    of numbers that a file may hold.
     """
 
     def __init__(
@@ -176,6 +176,7 @@ class Codec:
         archive = container.read(blob)
         header = self._header(archive)
         scheme = scheme_of(self.model, header.coding)
+        archive.check()
         xs, ys, done = [], [], 0
         with scoring(self.model):
             for number, entry in enumerate(archive.entries):

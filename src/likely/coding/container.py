@@ -137,6 +137,11 @@ class Archive:
             raise CorruptChunk(number, "its checksum does not fit")
         return data
 
+    def check(self) -> None:
+        """Look at every chunk's checksum; raises `CorruptChunk`."""
+        for number in range(len(self.entries)):
+            self.chunk(number)
+
     def notes(self, kind: Kind = Kind.NOTES) -> dict[str, Any]:
         """What the notes say, all together; or what the table says."""
         found: dict[str, Any] = {}

@@ -5,7 +5,7 @@ are unused. Here a new lane begins with a word off the stack below its top bit, 
 popped as it was pushed, backwards, so that it stands at 2^32 | word when the lane goes, and the word is put back. After
 n symbols there are
 
-    lanes(n) = min(most, 1 + n // 16)
+    lanes(n) = min(most, 1 + n // 32)
 
 so a stack of 2 bits a symbol has the words that its lanes begin with; where it has not, zeros below its bottom stand
 for them. At the end a state s, of b = floor(log2 s) - 32 bits above the lowest word, is written as b in 5 bits and the
@@ -25,7 +25,7 @@ from likely.coding.ans import EMPTY, MOST_LANES, Words, listing, pop_row, push_r
 from likely.coding.plain import LOW, Underflow
 from likely.coding.tables import Ints, Table
 
-EACH = 16
+EACH = 32
 """Symbols that a lane waits for."""
 COST = 5
 """Bits that a lane costs."""

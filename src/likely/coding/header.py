@@ -121,6 +121,8 @@ class Table(_Part):
 
 def header_of(archive: Archive) -> Header | PicturesHeader:
     """The header of a file; raises `CorruptHeader`, or `UnsupportedVersion` for a coder or profile of another time."""
+    if archive.header.get("lossy"):
+        raise UnsupportedVersion("it holds lossy pictures; decode it with likely.coding.LossyCodec")
     header = parsed(Header if archive.version == ROWS else PicturesHeader, archive.header)
     if not isinstance(header.space, Integers):
         raise CorruptHeader(f"its space is {header.space}; accepts Integers")

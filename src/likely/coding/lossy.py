@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from likely.coding import container
@@ -29,7 +29,7 @@ from likely.coding.container import PICTURES, Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
 from likely.coding.fidelity import SMALLEST, ms_ssim, psnr
 from likely.coding.guard import check_model, check_numerics, frozen
-from likely.coding.header import CODER, Head, Numerics, Written, model_hash, parsed
+from likely.coding.header import CODER, Head, Numerics, Written, _Part, model_hash, parsed
 from likely.coding.schemes import pushed
 from likely.coding.tables import GRID, Chosen, Ints, Listed, Located, Table, on_grid
 from likely.logprob import scoring
@@ -42,17 +42,15 @@ LIMIT = 1 << 22
 """Pixels of a picture, unless a codec is made with another limit: it is coded whole, in some 500 bytes a pixel."""
 HALF = 512
 """Latents are coded within this many steps of their centre; beyond, the encoder cuts them off."""
-_STEP, _LOW, _HIGH = 16, -4, 6
-"""Log-scales of tables: from -4 to 6 in steps of 1/16."""
+_STEP, _LOW, _HIGH = 64, -4, 6
+"""Log-scales of tables: from -4 to 6 in steps of 1/64."""
 
 Picture = Tensor
 Figures = dict[str, Any]
 
 
-class Coding(BaseModel):
+class Coding(_Part):
     """How pictures became bits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     scheme: Literal["lossy"] = "lossy"
     coder: str = CODER
@@ -67,10 +65,8 @@ class Header(Head):
     lossy: Literal[True] = True
 
 
-class Inside(BaseModel):
+class Inside(_Part):
     """A picture of the table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     height: Annotated[int, Field(ge=1, le=1 << 24)]
     width: Annotated[int, Field(ge=1, le=1 << 24)]
@@ -80,10 +76,8 @@ class Inside(BaseModel):
     """The same; none for pictures with a side below 176 pixels."""
 
 
-class Contents(BaseModel):
+class Contents(_Part):
     """The table: what is in a file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     names: list[str] | None = None
     pictures: Annotated[list[Inside], Field(min_length=1)]
@@ -104,15 +98,18 @@ class Decoded(NamedTuple):
 class LossyCodec:
     """Lossy compression of pictures of any size. Raises `TypeError` where the model is not `Lossy`.
 
-    The model is copied and used in float64 on the CPU. A picture may have `limit` pixels.
+    The model is copied and used in float64 on the CPU. A picture may have `limit` pixels. `thrift` is how much squared
+    error a saved bit may cost when latents are rounded (see `likely.observation.Rounded`), by default the model's own;
+    what decodes a file does not need to know it.
     """
 
-    def __init__(self, model: nn.Module, *, limit: int = LIMIT) -> None:
+    def __init__(self, model: nn.Module, *, thrift: float | None = None, limit: int = LIMIT) -> None:
         require(model, Lossy, "lossy compression")
         space = model.space
         if not isinstance(space, Integers) or space.levels > 256:
             raise TypeError(f"model lives in {space}; lossy compression accepts pictures of at most 256 levels")
-        self.hash, self.model, self.space, self.limit = model_hash(model), frozen(model), space, limit
+        self.hash, self.model, self.space = model_hash(model), frozen(model), space
+        self.thrift, self.limit = thrift, limit
         self._fingerprints: dict[float, str] = {}
 
     @property
@@ -228,7 +225,7 @@ class LossyCodec:
     def _chunk(self, x: Tensor, rate: float, verify: bool, digest: Any) -> tuple[Chunk, Inside, float]:
         """A picture's chunk, what the table says of it, and the model's bits."""
         height, width = x.shape[2:]
-        stack, y, bits = encode(self.model, x, rate)
+        stack, y, bits = encode(self.model, x, rate, self.thrift)
         data, raw = stack.to_bytes(), x.numpy().tobytes()
         if len(data) >= len(raw) or (verify and not self._comes_back(data, y, height, width, rate)):
             digest.update(raw)
@@ -240,7 +237,7 @@ class LossyCodec:
             height=height,
             width=width,
             psnr=round(decibel, 3) if math.isfinite(decibel) else None,
-            ms_ssim=round(float(ms_ssim(x, found, self.space.levels - 1)), 5)
+            ms_ssim=round(float(ms_ssim(x.float(), found.float(), self.space.levels - 1)), 5)
             if min(height, width) >= SMALLEST
             else None,
         )
@@ -284,17 +281,19 @@ class LossyCodec:
 # A picture and a stack ------------------------------------------------------------------------------------------------
 
 
-def encode(model: Any, x: Tensor, rate: float) -> tuple[Stack, Tensor, float]:
+def encode(model: Any, x: Tensor, rate: float, thrift: float | None = None) -> tuple[Stack, Tensor, float]:
     """A stack with the rounded latents of x (1, C, H, W); the latents, and what they cost under the model, in bits."""
     found, bits = [], 0.0
     values = model.latents(x, _rates(rate))
     program = model.groups(*x.shape[2:], _rates(rate))
     given = next(program)
     for value in values:
+        if thrift is not None and given.thrift:
+            given = given._replace(thrift=thrift)
         centre, table = tables(given)
-        k = (value - centre).round().clamp(-HALF, HALF - 1)
+        k = (given.rounded(value) - centre).round().clamp(-HALF, HALF - 1)
         found.append(table.interval(k.numpy().astype(np.int64).reshape(-1) + HALF))
-        bits -= float(given.log_mass(k + centre).sum()) / math.log(2)
+        bits += float(given.bits(k + centre).sum())
         try:
             given = program.send(k + centre)
         except StopIteration as end:
@@ -309,15 +308,14 @@ def decode(model: Any, stack: Stack, height: int, width: int, rate: float, rows:
 
 def tables(given: Rounded) -> tuple[Tensor, Table]:
     """The centres of a picture's latents (1, C, S), on the grid, and the table of each, laid out flat."""
-    first = Rounded(given.function, *(part[:1] for part in given[1:]))
-    centre = torch.from_numpy(on_grid(first.centre) / GRID)
-    parts = first.logits.shape[-1]
-    if parts == 1 and not bool(first.mean.any()):
-        index = on_grid(first.log_scale, GRID / _STEP).reshape(-1) - _LOW * _STEP
-        listed = _scaled(first.function)
+    centre = torch.from_numpy(on_grid(given.centre[:1]) / GRID)
+    mixture, parts = (given.logits[:1], given.mean[:1], given.log_scale[:1]), given.logits.shape[-1]
+    if parts == 1 and not bool(mixture[1].any()):
+        index = on_grid(mixture[2], GRID / _STEP).reshape(-1) - _LOW * _STEP
+        listed = _scaled(given.function)
         return centre, Chosen(listed, np.clip(index, 0, len(listed) - 1))
-    logits, mean, log_scale = (on_grid(part).reshape(-1, parts) for part in first[2:])
-    return centre, Located(2 * HALF, logits, mean + HALF * GRID, log_scale, first.function)
+    logits, mean, log_scale = (on_grid(part).reshape(-1, parts) for part in mixture)
+    return centre, Located(2 * HALF, logits, mean + HALF * GRID, log_scale, given.function)
 
 
 @cache

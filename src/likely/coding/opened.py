@@ -61,8 +61,10 @@ class Opened:
     def bands(self, progress: Callable[[int], None] | None = None) -> Iterator[Band]:
         """All pictures from the first band to the last, which are right only if this ends without an error.
 
-        `progress` is called with the tiles done. Raises `CorruptChunk`, at the end `DecodeMismatch`.
+        `progress` is called with the tiles done. All checksums are looked at before anything is decoded. Raises
+        `CorruptChunk`, at the end `DecodeMismatch`.
         """
+        self._archive.check()
         digest, done = hashlib.sha256(), 0
         for number in self._plan:
             for band in self._bands(number):
@@ -124,8 +126,7 @@ def describe(archive: Archive, header: PicturesHeader) -> dict[str, Any]:
     """What is inside, for which no model is needed: every chunk's checksum is looked at. JSON values."""
     table = parsed(Table, archive.notes(Kind.TABLE))
     shapes = _shapes(table, header.tiling.side)
-    for number in range(len(archive.entries)):
-        archive.chunk(number)
+    archive.check()
     numbers, kinds = sum(map(math.prod, shapes)), [entry.kind for entry in archive.entries]
     size = archive.overhead + sum(entry.size for entry in archive.entries)
     return {

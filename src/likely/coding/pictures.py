@@ -44,7 +44,7 @@ from likely.coding.tiles import Pixels, Shape, Tiles
 from likely.logprob import scoring
 from likely.verbs import name_of
 
-SIDE, GROUP = 128, 8
+SIDE, GROUP = 256, 2
 PROBE = 8
 CHUNK = 1 << 18
 """Numbers from which on a chunk is closed."""

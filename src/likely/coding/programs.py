@@ -58,11 +58,12 @@ class AnySize(Protocol):
 def ordered(model: Any, n: int, y: Any = None) -> Program:
     """The program of an `Ordered` model: a site is a group."""
     state, conditional = model.start(n, y)
-    done: list[Tensor] = []
-    while conditional is not None:
-        done.append((yield Conditional(conditional.observation, conditional.parameters[..., None])))
-        state, conditional = model.step(state, done[-1][..., 0])
-    return model.from_sites(torch.cat(done, 2))
+    # one tensor for all: a small one kept at each step would leave holes too small for the next step's large ones
+    x = torch.empty(n, conditional.observation.channels, model.sites, dtype=torch.int64)
+    for site in range(model.sites):
+        x[..., site] = (yield Conditional(conditional.observation, conditional.parameters[..., None]))[..., 0]
+        state, conditional = model.step(state, x[..., site])
+    return model.from_sites(x)
 
 
 def tables(conditional: Conditional, known: Ints) -> Walk:

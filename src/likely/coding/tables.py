@@ -149,6 +149,10 @@ class Weighed(Table):
         room = (c[:, None] + 1 - np.arange(1, self.size)) * self.mass[:, -1:]
         return (self.mass[:, 1:-1] * (TOTAL - self.size) < room).sum(1)
 
+    def lists(self) -> list[list[int]]:
+        """The cumulative sums as plain integers."""
+        return self.in_full().lists()
+
 
 class Chosen(Table):
     """Rows `index` (N,) of a `Listed` table that was made once: for many symbols from few distributions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -16,7 +17,7 @@ class Hyperprior(FamilyConfig):
     """A picture's rounded latents and how to code them: trained on bits + lambda x squared error, for several lambdas
     at once."""
 
-    free: ClassVar[frozenset[str]] = frozenset({"lams"})
+    free: ClassVar[frozenset[str]] = frozenset({"lams", "thrift", "relax"})
 
     family: Literal["hyperprior"] = "hyperprior"
 
@@ -49,10 +50,18 @@ class Hyperprior(FamilyConfig):
     latents: Literal["normal", "logistic"] = "normal"
     """The distribution of latents around what is predicted for them."""
 
+    thrift: Annotated[float, Field(ge=0)] = 8.0
+    """A latent is rounded towards its prediction where that saves more bits than this times the squared error that it
+    adds, in steps; 0 rounds to the nearest."""
+
+    relax: Literal["noise", "round"] = "noise"
+    """Whose bits the loss counts: those of latents with uniform noise instead of rounding, which are too many for
+    latents that are nearly always 0; or those of the rounded latents, whose gradient passes straight through."""
+
     @field_validator("lams")
     @classmethod
     def _rising(cls, lams: tuple[float, ...]) -> tuple[float, ...]:
-        if not lams or any(b <= a for a, b in zip(lams, lams[1:], strict=False)):
+        if not lams or any(b <= a for a, b in pairwise(lams)):
             raise ValueError(f"lams is {lams}; accepts one or more weights, each above the one before")
         return lams
 

@@ -13,9 +13,9 @@ One model serves all rates r: the gains a_r, b_r, c_r of every channel are learn
 
     loss = bits / pixel + lambda_r (255-scaled squared error)                                                       (1)
 
-with r drawn for each row, and lie on a line (of their logarithms) between two rates. Bits are those of y and z with
-uniform noise in the place of rounding; the error is that of rounded latents, whose rounding error the gradient takes
-for a constant.
+with r drawn for each row, and lie on a line (of their logarithms) between two rates. The error is that of rounded
+latents, whose rounding error the gradient takes for a constant; bits are those of y and z with uniform noise in the
+place of rounding, or of the rounded ones. A y is rounded towards mu where that saves enough bits.
 
 The first layer of g_a and the last of g_s are windows of 2 patch x 2 patch pixels that start as a cosine transform
 over channels, rows and columns, of whose coefficients the `latent` that vary most are kept, each scaled to variance 1.
@@ -240,13 +240,17 @@ class Hyperprior(nn.Module):
         program = self.groups(*size, rate)
         given = next(program)
         for value in self.latents(x, rate):
-            moved = value
-            if noise is not None:
-                moved = value + noise.uniform(value.shape[1:], dtype=value.dtype) - 0.5
             error = held.pop(0) if held else (given.rounded(value) - value).detach()
             if errors is not None and noise is None:
                 errors.append(error)
-            bits = bits - given.log_mass(value + error if noise is None else moved).sum((1, 2)) / math.log(2)
+            if noise is None:
+                each = given.bits(value + error)
+            elif self.config.relax == "round":
+                each = -given.log_mass(value + error) / math.log(2)
+            else:
+                moved = value + noise.uniform(value.shape[1:], dtype=value.dtype) - 0.5
+                each = -given.log_mass(moved) / math.log(2)
+            bits = bits + each.sum((1, 2))
             try:
                 given = program.send(value + error)
             except StopIteration as end:
@@ -260,7 +264,7 @@ class Hyperprior(nn.Module):
         finest = FINEST[self.config.latents]
         log_scale = finest + F.softplus(log_scale + log_gain - finest)
         zero = torch.zeros_like(mean)[..., None]
-        return Rounded(self.config.latents, mean * log_gain.exp(), zero, zero, log_scale[..., None])
+        return Rounded(self.config.latents, mean * log_gain.exp(), zero, zero, log_scale[..., None], self.config.thrift)
 
     def _at(self, rows: Tensor, rate: Tensor) -> Tensor:
         """A row for each picture: those of the two rates beside `rate` (1, 2, ...), mixed."""
@@ -322,7 +326,7 @@ def _tiny(shape: tuple[int, int, int], levels: int, **fields: Any) -> Tiny:
 
 
 TINY: dict[str, Tiny] = {
-    "grey": _tiny((1, 8, 8), 17),
-    "rgb": _tiny((3, 5, 9), 256, latent=6),
+    "grey": _tiny((1, 8, 8), 17, thrift=0.0),
+    "rgb": _tiny((3, 5, 9), 256, latent=6, relax="round"),
     "logistic": _tiny((1, 8, 8), 2, latents="logistic", lams=(0.02,)),
 }

@@ -16,7 +16,7 @@ from likely.studio.shelf import Loaded, Shelf, Told
 from likely.tasks.card import card as measured
 from likely.tasks.card import verify, write_card
 from likely.tasks.card.drawing import curves_svg
-from likely.tasks.card.figures import curves_of
+from likely.tasks.card.origin import curves
 from likely.train import Ledger
 
 LIVE = 90.0
@@ -85,7 +85,7 @@ def portrait(run: Path) -> str:
             pieces.tile(f"{valid[-1]['bits_per_dim']:.3f}", "bits/dim, held out", "As training ended; less is better."),
         )
     parts = [pieces.tiles(each)]
-    if drawn := curves_svg(curves_of(entries)):
+    if drawn := curves_svg(curves(entries)):
         parts.append(pieces.section("How it learned", f'<div class="lk-chart">{drawn}</div>'))
     fields = {
         "family": recipe.get("family"),

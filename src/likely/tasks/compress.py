@@ -202,8 +202,7 @@ def _described(archive: Archive) -> dict[str, Any]:
     header = header_of(archive)
     if isinstance(header, PicturesHeader):
         return describe_pictures(archive, header)
-    for number in range(len(archive.entries)):
-        archive.chunk(number)
+    archive.check()
     numbers, size = header.content.rows * header.space.dims, archive.overhead + sum(e.size for e in archive.entries)
     kinds = [entry.kind for entry in archive.entries]
     record: dict[str, Any] = {

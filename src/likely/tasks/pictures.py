@@ -42,7 +42,9 @@ def grid(x: Tensor, space: Integers, columns: int | None = None, scale: int | No
     gap = max(2, scale // 2)
     rows = math.ceil(len(x) / columns)
     size = (columns * (width * scale + gap) + gap, rows * (height * scale + gap) + gap)
-    sheet = Image.new("L" if len(space.shape) == 2 or space.shape[0] == 1 else "RGB", size, 255 if scale > 1 else 0)
+    sheet = Image.new(
+        "L" if len(space.shape) == 2 or space.shape[0] == 1 else "RGB", size, "white" if scale > 1 else "black"
+    )
     for i, value in enumerate(x):
         at = (gap + i % columns * (width * scale + gap), gap + i // columns * (height * scale + gap))
         sheet.paste(picture(value, space, scale), at)

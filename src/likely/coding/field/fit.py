@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,17 +156,20 @@ def fit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Fitted:
-    """A field for a picture (C, H, W). Ctrl-C ends the fitting early: what was reached by then is given back."""
+    """A field for a picture (C, H, W).
+
+    Ctrl-C ends the steps with noise early, and a quarter as many without still follow; another one ends those too.
+    What was reached by then is given back; before the first step it is raised again.
+    """
     noise = Noise(seed, 1)
     field = _Field(picture, widths, lam, noise)
-    optimiser = torch.optim.Adam(
-        [{"params": [field.latents], "lr": 0.0}, {"params": list(field.net.values()), "lr": 0.0}]
-    )
-    taken = 0
-    try:
-        for step in range(steps):
-            soft = step < SOFT * steps
-            u = step / (SOFT * steps) if soft else (step - SOFT * steps) / ((1 - SOFT) * steps)
+    optimiser = torch.optim.Adam([{"params": [field.latents]}, {"params": list(field.net.values())}])
+    with_noise, taken = math.ceil(SOFT * steps), 0
+
+    def descend(count: int, soft: bool) -> None:
+        nonlocal taken
+        for step in range(count):
+            u = step / count
             for group, (first, last) in zip(optimiser.param_groups, _RATES[soft], strict=True):
                 group["lr"] = last + (first - last) * (1 + math.cos(math.pi * u)) / 2
             y = field.latents
@@ -180,18 +184,23 @@ def fit(
             optimiser.step()
             with torch.no_grad():
                 field.latents.clamp_(-MOST_LATENT, MOST_LATENT)
-            taken = step + 1
+            taken += 1
             if progress is not None:
-                progress(
-                    taken, -10 * math.log10(max(float(error.detach()), 1e-10)), float(bits.detach()) / field.pixels
-                )
+                decibel = -10 * math.log10(max(float(error.detach()), 1e-10))
+                progress(taken, decibel, float(bits.detach()) / field.pixels)
+
+    rest = steps - with_noise
+    try:
+        descend(with_noise, True)
     except KeyboardInterrupt:
         if not taken:
             raise
-    weights = quantised(field, field.latents.detach().round())
-    return Fitted(
-        [g[0, 0].numpy().astype(np.int64) for g in field.grids(field.latents.detach().round())], weights, taken
-    )
+        rest = min(rest, taken // 4)
+    with suppress(KeyboardInterrupt):
+        descend(rest, False)
+    latents = field.latents.detach().round()
+    grids = [grid[0, 0].numpy().astype(np.int64) for grid in field.grids(latents)]
+    return Fitted(grids, quantised(field, latents), taken)
 
 
 _RATES = {True: ((0.3, 0.015), (2e-2, 1e-3)), False: ((1e-3, 1e-5), (1e-3, 1e-5))}

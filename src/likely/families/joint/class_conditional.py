@@ -69,7 +69,7 @@ class _ClassConditional(nn.Module, ABC):
         return self.space.take(self.space.concat(draws), torch.cat(order).argsort())
 
     @property
-    def given_y(self) -> nn.Module | None:
+    def one_for_all(self) -> nn.Module | None:
         """The one conditional model p(x given y) that serves all classes, if it is one."""
         return self.parts[0] if self._shared else None
 

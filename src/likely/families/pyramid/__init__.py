@@ -11,13 +11,16 @@ compression through super-resolution", Cao, Wu, Krahenbuhl, 2020; "Multiscale Pi
 Channels are coded green, red, blue, the later ones by their difference to green. A grey image is a colour one whose
 channels agree and of which the first alone is asked for, so that one set of weights serves both.
 
-A step's network sees the pixels around as their distances from an interpolation, in units of the local contrast (a
-power of two), and answers with a mixture of discretised logistics in the same units: where the contrast doubles, so
-does what it says ("A universal algorithm for sequential data compression" this is not: nothing adapts while coding).
+A step's network sees the pixels around as their distances from an interpolation, and by how much the interpolations of
+the groups before were wrong, all in units of the local contrast, a power of two; it answers with a mixture of
+discretised logistics in the same units. So where the contrast doubles, so does what it says, and pictures of other
+contrasts than those it learned from are as good as known.
 
-All of it is integers, from the pixels to the parameters (`network`, `lattice`), hence `numerics = "int"`: what is
-coded here decodes wherever integers below 2^24 are added in float32. log p alone is floating point, and no file
-depends on it.
+All of it is integers, from the pixels to the parameters (`network`, `lattice`), hence `numerics = "int"`. That a file
+decodes elsewhere rests on three things: sums of integers below 2^24 are exact in float32 in whatever order they are
+taken; what else is done to them (products with powers of two, floor, clamp, comparisons) is exact too; and the tables
+that the parameters are looked up in are made of integers alone (`likely.coding.tables`). log p is floating point, and
+no file depends on it.
 """
 
 from __future__ import annotations

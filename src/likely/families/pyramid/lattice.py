@@ -61,7 +61,7 @@ def doubled(coarse: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def inputs(group: int, channel: int) -> int:
-    """How many numbers `surroundings` gives a network."""
+    """F, how many numbers `Surroundings.of` gives a network."""
     colour = (8, 4 + 4 + 1 + 4 + 1, 4 + 4 + 1 + 4 + 4 + 1 + 2)[channel]
     return len(WINDOW[group]) + len(MISSED[group]) + colour + 1 + SCALES + LEVELS
 

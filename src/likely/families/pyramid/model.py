@@ -115,6 +115,13 @@ class PyramidModel(nn.Module):
         walk = self._finer(coarse, levels, whole=False)
         return -self._log_prob(walk, self._values(x, range(levels)), len(x)).mean()
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Put all parameters on the grids to which they are rounded in use: no answer changes, and files get small."""
+        self.first.copy_((self.first * UNIT).round() / UNIT)
+        for net in (net for group in self.nets for net in group):
+            net.settle()
+
     def _log_prob(self, walk: Program, values: list[Tensor], n: int) -> Tensor:
         """log p of the values that a walk takes, (n,)."""
         each, total = next(walk), self.first.new_zeros(n)

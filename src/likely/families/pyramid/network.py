@@ -66,6 +66,16 @@ class IntegerNet(nn.Module):
         total = torch.addmm(offset[:, None], own, a) + skip @ x
         return ((total + unit // 2) / unit).floor() if whole else total / unit
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Put the parameters on their grids: every answer stays what it is."""
+        for p in self.weights:
+            p.copy_(_grid(p, _WEIGHT, _MOST) / _WEIGHT)
+        for p in self.biases:
+            p.copy_(_grid(p, ONE * _WEIGHT, _MOST_BIAS) / (ONE * _WEIGHT))
+        self.last.copy_(_grid(self.last, _LAST, _MOST_LAST) / _LAST)
+        self.offset.copy_(_grid(self.offset, ONE * _LAST, _MOST_BIAS) / (ONE * _LAST))
+
 
 class _Activation(torch.autograd.Function):
     """A sum of products as an activation: over 64, rounded, clamped to 0 .. TOP. Derivative 1/64 in between."""

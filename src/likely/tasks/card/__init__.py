@@ -5,7 +5,8 @@ from likely.tasks.card.comparison import compare, comparison_page
 from likely.tasks.card.files import read_card, write_card
 from likely.tasks.card.html import html
 from likely.tasks.card.markdown import markdown
-from likely.tasks.card.verification import Report, verify
+from likely.tasks.card.report import Report
+from likely.tasks.card.verification import verify
 
 __all__ = [
     "ASKABLE",

@@ -18,7 +18,8 @@ import torch
 from likely.data import Data
 from likely.data.splits import sha256_of
 from likely.tasks.card import shown
-from likely.tasks.card.figures import chosen, figures_of
+from likely.tasks.card.figure import FORMAT, chosen
+from likely.tasks.card.figures import figures_of
 from likely.tasks.card.measures import MEASURES, ROWS, Asked, NotHere
 from likely.tasks.card.opened import Tell, Weights, checked, data_of, weights_of
 from likely.tasks.samples import proof_seed
@@ -29,6 +30,15 @@ from likely.train.record import surroundings
 
 ASKABLE = (*MEASURES, "samples")
 """What `only` and `skip` may name."""
+REFUSALS = (
+    "needs a model",
+    "needs a Denoiser",
+    "one positive scale for all",
+    "cannot be had",
+    "in an order that it does not tell",
+    "accepts what is seen in front",
+)
+"""How sentences go with which a task refuses a model or its data; any other error is one, and called one."""
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]{0,63}")
 
 
@@ -72,7 +82,7 @@ def card(
         ledger.append("card", **title)
     where = surroundings(torch.device("cpu"), 1)
     for name, measure in MEASURES.items():
-        key = {"what": name, "weights": weights.sha256, "step": weights.step, "seed": seed}
+        key = {"format": FORMAT, "what": name, "weights": weights.sha256, "step": weights.step, "seed": seed}
         key |= {"splits": _splits(found, measure.splits, rows)}
         wanted = name not in skip and (not only or name in only or name == "size")
         old = chosen(lines, name, weights.sha256)
@@ -116,12 +126,14 @@ def _splits(data: Data | None, names: tuple[str, ...], rows: int) -> dict[str, A
 def _outcome(ask: Callable[[Asked], dict[str, Any]], asked: Asked) -> dict[str, Any]:
     try:
         return {"figures": _plain(ask(asked))}
-    except TypeError as error:  # a verb that the model has not
-        return {"refused": str(error)}
     except NotHere as error:
         return {"left_out": str(error)}
-    except ValueError as error:  # a verb that these data are nothing for
-        return {"refused": str(error)}
+    except (TypeError, ValueError) as error:
+        if any(mark in str(error) for mark in REFUSALS):
+            return {"refused": str(error)}
+        return {"left_out": f"measuring it failed: {type(error).__name__}: {error}"}
+    except (RuntimeError, ArithmeticError, LookupError) as error:  # one measure must not take the others with it
+        return {"left_out": f"measuring it failed: {type(error).__name__}: {error}"}
 
 
 def _plain(value: Any) -> Any:
@@ -142,12 +154,14 @@ def _samples(
     if not wanted and (old is None or "figures" not in old):
         if old is None:
             left = "not asked for (`likely card --only samples`)"
-            key = {"what": "samples", "weights": weights.sha256, "step": weights.step, "seed": 0, "splits": {}}
+            key = {"format": FORMAT, "what": "samples", "weights": weights.sha256, "step": weights.step, "seed": 0}
+            key |= {"splits": {}}
             ledger.append("evaluation", **key, left_out=left, **where)
         return None
     settings = shown.settings_of(model)
     seed = proof_seed(weights.sha256, settings, lines[0]["nonce"])
-    key = {"what": "samples", "weights": weights.sha256, "step": weights.step, "seed": seed, "splits": {}}
+    key = {"format": FORMAT, "what": "samples", "weights": weights.sha256, "step": weights.step, "seed": seed}
+    key |= {"splits": {}}
     clock, began = Clock({}), time.process_time()
     try:
         x = shown.draw(model, settings, seed)

@@ -11,9 +11,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from likely.tasks.card.cells import amount, plain, seconds
 from likely.tasks.card.figures import figures_of
 from likely.tasks.card.files import CARD, read_card
-from likely.tasks.card.story import amount, plain, seconds, title
+from likely.tasks.card.story import title
 from likely.tasks.page import page
 from likely.train import Ledger
 

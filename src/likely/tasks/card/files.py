@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from likely.tasks.card.figure import FORMAT
 from likely.tasks.card.html import html
 from likely.tasks.card.markdown import markdown
 from likely.train.files import temporary
@@ -39,8 +40,8 @@ def read_card(run: str | Path) -> dict[str, Any]:
         raise ValueError(f"run {run} has no card; `likely card {run}` makes one") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict) or found.get("format") != 1:
-        raise ValueError(f"{path} is no card of format 1")
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"{path} is no card of format {FORMAT}")
     return found
 
 

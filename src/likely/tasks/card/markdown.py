@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from likely.data.named import KNOWN
-from likely.tasks.card.story import Cell, Section, headline, lead, story, title
+from likely.tasks.card.cells import Cell, Section
+from likely.tasks.card.story import headline, lead, story, title
 
 _MARKS = re.compile(r"([\\`*_\[\]<>|#~&$])")
 
@@ -23,7 +24,9 @@ def markdown(card: dict[str, Any]) -> str:
         "figure and every byte of this text, and draws the samples again; they are to be seen in `card.html`."
     )
     rows = [
-        f"| {x['line']} | {x['kind']} {x['what'] or ''} | {x['at'][:19]} | `{x['sha256']}` |" for x in card["lines"]
+        f"| {x['line']} | {_text(x['kind'])} {_text(x['what'] or '')} | {_text(x['at'][:19])} "
+        f"| `{_text(x['sha256'])}` |"
+        for x in card["lines"]
     ]
     parts.append("\n".join(["| line | what | when (UTC) | SHA-256 |", "|---|---|---|---|", *rows]))
     return f"---\n{metadata(card)}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"

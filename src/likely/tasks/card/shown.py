@@ -96,7 +96,7 @@ def _pixels(text: str) -> Tensor:
     with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as image:
         if image.width * image.height > 2**22 or image.mode not in ("L", "RGB"):
             raise ValueError(f"a picture of {image.width} x {image.height} in mode {image.mode}")
-        array = np.asarray(image)
+        array = np.array(image)
     array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(array))
 

@@ -18,9 +18,8 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -29,11 +28,13 @@ from likely.logprob import log_prob, scoring
 from likely.noise import Noise
 from likely.space import Integers, Space
 from likely.tasks.card import measures, shown
-from likely.tasks.card.figures import chosen, figures_of
+from likely.tasks.card.figure import chosen, weights_in
+from likely.tasks.card.figures import figures_of
 from likely.tasks.card.files import CARD, PAGE, TEXT, read_card
 from likely.tasks.card.html import html
 from likely.tasks.card.markdown import markdown
 from likely.tasks.card.opened import Weights, checked, data_of, weights_of
+from likely.tasks.card.report import Check, Report, Status, difference
 from likely.tasks.samples import proof_seed
 from likely.train import Ledger
 from likely.train.checkpoint import Checkpoints
@@ -47,47 +48,6 @@ FEW = 4
 """Samples that are drawn again where all take too long."""
 RESCORED = 64
 """Test rows that are scored again: one canonical batch."""
-Status = Literal["passed", "failed", "skipped"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was looked at, what came of it, and a sentence on it that says where where it failed."""
-
-    name: str
-    status: Status
-    sentence: str
-    seconds: float = 0.0
-
-
-@dataclass
-class Report:
-    """The checks of one card in order."""
-
-    run: str
-    checks: list[Check] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed."""
-        return bool(self.checks) and all(check.status != "failed" for check in self.checks)
-
-    @property
-    def seconds(self) -> float:
-        """What it all took."""
-        return sum(check.seconds for check in self.checks)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        checks = [vars(check) for check in self.checks]
-        return {"run": self.run, "passed": self.passed, "seconds": round(self.seconds, 3), "checks": checks}
-
-    def __str__(self) -> str:
-        sign = {"passed": "ok    ", "failed": "FAILED", "skipped": "--    "}
-        lines = [f"{sign[check.status]}  {check.name}: {check.sentence}" for check in self.checks]
-        bad = [check for check in self.checks if check.status == "failed"]
-        told = "the card is what the run says" if not bad else f"the card is NOT what the run says: {bad[0].sentence}"
-        return "\n".join([*lines, f"{told} ({self.seconds:.1f} s)"])
 
 
 class Wrong(Exception):
@@ -160,7 +120,13 @@ class _Verification:
                 status, sentence = "failed", str(error)
             except Left as error:
                 status, sentence = "skipped", str(error)
-            except (KeyError, TypeError, AttributeError, IndexError) as error:  # a card of any shape may come
+            except (
+                KeyError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                IndexError,
+            ) as error:  # a card of any shape may come
                 status, sentence = "failed", f"{CARD} is no card of this version: {type(error).__name__} {error}"
             report.checks.append(Check(name, status, sentence, round(time.perf_counter() - began, 3)))
         return report
@@ -195,7 +161,7 @@ class _Verification:
                 raise Wrong(str(error)) from None
         if caught:
             raise Wrong(str(caught[0].message))
-        about = next(line["weights"] for line in reversed(self.lines) if line["kind"] == "evaluation")
+        about = weights_in(self.lines)
         if self.weights.sha256 != about:
             more = Ledger(self.run).last("checkpoint")
             if more is not None and more.get("weights") == self.weights.sha256 and more not in self.lines:
@@ -345,26 +311,6 @@ class _Verification:
         return " (the card was made by another version of likely; if that explains it, make it again with --force)"
 
 
-def difference(a: Any, b: Any, path: str = "") -> str | None:
-    """The first place at which two JSON values differ, in words; None where they do not. `b` is the truth."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*b, *(key for key in a if key not in b)]:
-            here = f"{path}/{key}" if path else str(key)
-            if key not in a or key not in b:
-                return f"{here} {'is missing' if key not in a else 'is not in the ledger'}"
-            if (found := difference(a[key], b[key], here)) is not None:
-                return found
-        return None
-    if isinstance(a, list) and isinstance(b, list):
-        if len(a) != len(b):
-            return f"{path} has {len(a)} entries, the ledger says {len(b)}"
-        each = (difference(x, y, f"{path}/{i}") for i, (x, y) in enumerate(zip(a, b, strict=True)))
-        return next((found for found in each if found is not None), None)
-    if type(a) is type(b) and a == b:
-        return None
-    return f"{path} is {_short(a)}, the ledger says {_short(b)}"
-
-
 def other_machine(line: dict[str, Any]) -> str:
     """What of this machine is not as a line of the ledger says; "" where nothing that moves bits is."""
     here = surroundings(torch.device("cpu"), 1)
@@ -410,8 +356,3 @@ class _threads:
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self.before)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
