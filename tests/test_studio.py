@@ -104,11 +104,11 @@ def test_ticks_are_round_and_within() -> None:
 
 def test_percent_never_says_sure_where_it_is_not() -> None:
     assert [charts.percent(p) for p in (1.0, 0.9999, 0.5, 1e-9, 0.0)] == [
-        "100.0 %",
+        "> 99.9 %",
         "> 99.9 %",
         "50.0 %",
         "< 0.1 %",
-        "0.0 %",
+        "< 0.1 %",
     ]
 
 
@@ -498,7 +498,7 @@ def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/"
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0  # it closes though browsers are still connected
+        assert process.wait(60) == 130  # as of every command that Ctrl-C ends
 
 
 @pytest.fixture
@@ -526,6 +526,14 @@ def page(address: str) -> Iterator[Any]:
     assert wrong == []
 
 
+def until(page: Any, expression: str, seconds: float = 45) -> None:
+    """Wait until an expression holds. (Playwright's own `wait_for_function` calls eval, which the page forbids.)"""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(100)
+
+
 def choose(page: Any, name: str) -> None:
     page.click("#model input")
     page.click(f"ul[role=listbox] li:has-text('{name}')")
@@ -536,9 +544,7 @@ def test_ask_in_a_browser(page: Any, tmp_path: Path) -> None:
     page.wait_for_selector("#ask-out .lk-bars")
     before = page.inner_text("#ask-out .lk-tile b >> nth=1")
     page.click("#ask-choices button >> nth=3")
-    page.wait_for_function(
-        "before => document.querySelectorAll('#ask-out .lk-tile b')[1]?.innerText !== before", arg=before
-    )
+    until(page, f"document.querySelectorAll('#ask-out .lk-tile b')[1]?.innerText !== '{before}'")
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG\r\n\x1a\n no more")
     page.set_input_files("#ask-files input[type=file]", bad)
@@ -549,9 +555,7 @@ def test_ask_in_a_browser(page: Any, tmp_path: Path) -> None:
     shown = page.inner_text("#ask-out .lk-tile b >> nth=1")
     for key in ("ArrowUp", " ", "ArrowLeft", " ", "ArrowLeft", " "):
         page.keyboard.press(key)
-    page.wait_for_function(
-        "before => document.querySelectorAll('#ask-out .lk-tile b')[1]?.innerText !== before", arg=shown
-    )
+    until(page, f"document.querySelectorAll('#ask-out .lk-tile b')[1]?.innerText !== '{shown}'")
 
 
 @pytest.mark.long
@@ -572,7 +576,7 @@ def test_every_tab_in_a_browser(page: Any) -> None:
     page.click("#fill-go")
     page.wait_for_selector("#fill-out .lk-problem:has-text('nothing is rubbed out')")
     page.click("button[data-set=fill-side][data-value=bottom]")
-    page.wait_for_function("document.querySelector('#fill-pad .lk-pad')?.dataset.hidden.includes('B')")
+    until(page, "document.querySelector('#fill-pad .lk-pad')?.dataset.hidden.includes('B')")
     page.click("#fill-go")
     page.wait_for_selector("#fill-out figure >> nth=4")
     page.click("#fill-compress")
@@ -588,7 +592,7 @@ def test_every_tab_in_a_browser(page: Any) -> None:
     open_tab(page, "Runs")
     page.wait_for_selector("#runs-one polyline")
     page.click("button[data-set=runs-pick][data-value=vae]")
-    page.wait_for_function("document.querySelector('#model input').value === 'vae'")
+    until(page, "document.querySelector('#model input').value === 'vae'")
 
 
 @pytest.mark.long

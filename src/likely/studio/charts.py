@@ -24,10 +24,10 @@ def bars(names: list[str], shares: list[float], likeliest: int, kind: str) -> st
 
 
 def percent(share: float) -> str:
-    """A probability for people: never 100 % where it is not 1."""
-    if 0.9995 <= share < 1:
+    """A probability for people: never 100 % or 0 %, which no density says."""
+    if share >= 0.9995:
         return "> 99.9 %"
-    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+    return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 
 
 def sign(kind: str) -> str:

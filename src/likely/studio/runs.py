@@ -184,10 +184,11 @@ def tab(desk: Desk) -> None:
             picture = pieces.problem(sentence(error))
         return overview(desk.shelf), picture
 
-    def followed(name: str | None) -> Any:
+    def followed(name: str | None, before: list[str]) -> Any:
         names = desk.shelf.names()
-        lively = any(_fresh(desk.shelf.path(each)) for each in names)
-        return (*(shown(name) if lively else (gr.skip(), gr.skip())), gr.Dropdown(choices=names))
+        lively = names != before or any(_fresh(desk.shelf.path(each)) for each in names)
+        choices = gr.Dropdown(choices=names) if names != before else gr.skip()  # an open list would close
+        return (*(shown(name) if lively else (gr.skip(), gr.skip())), choices, names)
 
     def picked(name: str) -> Any:
         return gr.Dropdown(value=name) if name in desk.shelf.names() else gr.skip()
@@ -200,7 +201,9 @@ def tab(desk: Desk) -> None:
     desk.load(shown, [desk.model], [table, chosen], **quiet)
     desk.model.change(shown, [desk.model], [table, chosen], **quiet)
     pick.input(picked, [pick], [desk.model], **quiet)
-    gr.Timer(SECONDS).tick(followed, [desk.model], [table, chosen, desk.model], trigger_mode="once", **quiet)
+    known = gr.State(desk.shelf.names())
+    look_again = [table, chosen, desk.model, known]
+    gr.Timer(SECONDS).tick(followed, [desk.model, known], look_again, trigger_mode="once", **quiet)
 
 
 def _fresh(run: Path) -> bool:

@@ -248,14 +248,16 @@ def tab(desk: Desk) -> None:
             return pieces.problem(sentence(error))
         return trainer.report()
 
-    def tick() -> Any:
-        return trainer.report() if trainer.job is not None else gr.skip()
+    def tick(before: str) -> Any:
+        report = trainer.report()
+        return (report, report) if report != before else (gr.skip(), gr.skip())
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     family.change(presets, [family], [preset, settings], **quiet)
     go.click(begin, [family, preset, data, steps, seed, name, conditional, settings], [out], **quiet)
     stop.click(trainer.stop, **quiet)
-    clock.tick(tick, None, [out], trigger_mode="once", **quiet)
+    last = gr.State("")
+    clock.tick(tick, [last], [out, last], trigger_mode="once", **quiet)
 
 
 def _box(field: dict[str, Any]) -> Any:

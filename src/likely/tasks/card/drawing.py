@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 860, 300, 58, 34
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 320, 58, 40, 34
 
 
 def curves_svg(curves: dict[str, Any]) -> str:
@@ -32,7 +32,7 @@ def curves_svg(curves: dict[str, Any]) -> str:
     last = max(x for points in lines.values() for x, _ in points)
     at = lambda x, y: (  # noqa: E731
         LEFT + (WIDTH - LEFT - 12) * x / max(1, last),
-        12 + (HEIGHT - BOTTOM - 12) * (1 - (min(max(y, low), high) - low) / (high - low)),
+        TOP + (HEIGHT - BOTTOM - TOP) * (1 - (min(max(y, low), high) - low) / (high - low)),
     )
     parts = [_axes(low, high, last, unit)]
     for name, points in lines.items():
@@ -43,9 +43,8 @@ def curves_svg(curves: dict[str, Any]) -> str:
             parts += ['<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="3"/>'.format(dot, *at(x, y)) for x, y in points]
     legend = {"train": "training", "valid": "validation"}
     for i, name in enumerate(lines):
-        parts.append(
-            f'<text class="in-{name}" x="{WIDTH - 14}" y="{24 + 18 * i}" text-anchor="end">{legend[name]}</text>'
-        )
+        x = WIDTH - 14 - 80 * (len(lines) - 1 - i)
+        parts.append(f'<text class="in-{name}" x="{x}" y="20" text-anchor="end">{legend[name]}</text>')
     return _figure("".join(parts), WIDTH, HEIGHT, f"training curves: {unit} against steps")
 
 
@@ -66,14 +65,14 @@ def scatter_svg(points: list[list[float]]) -> str:
 def _axes(low: float, high: float, last: float, unit: str) -> str:
     parts = []
     for share in (0.0, 0.5, 1.0):
-        y = 12 + (HEIGHT - BOTTOM - 12) * (1 - share)
+        y = TOP + (HEIGHT - BOTTOM - TOP) * (1 - share)
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - 12}" y1="{y:.1f}" y2="{y:.1f}"/>')
         value = low + share * (high - low)
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
         x = LEFT + (WIDTH - LEFT - 12) * share
         anchor = "start" if share == 0 else "end" if share == 1 else "middle"
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 12}" text-anchor="{anchor}">{share * last:,.0f}</text>')
-    parts.append(f'<text x="{LEFT + 8}" y="24">{unit}</text>')
+    parts.append(f'<text x="{LEFT}" y="20">{unit}</text>')
     return "".join(parts)
 
 

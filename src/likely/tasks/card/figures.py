@@ -69,6 +69,7 @@ def _size(line: Line | None) -> dict[str, Any]:
         "counted_on": f("counted_on"),
         "space": f("space"),
         "about": f("about"),
+        "columns": f("columns", "x is no table"),
         "condition": f("condition", "the model has no condition"),
         "verbs": f("verbs"),
     }

@@ -128,14 +128,16 @@ def _shown(card: dict[str, Any]) -> str:
         return f'<div class="samples">{"".join(cells)}</div>'
     if shown["as"] == "numbers" and shown["values"] and isinstance(shown["values"][0], list):
         first = shown["values"][0]
-        if len(first) == 2 and not isinstance(first[0], list):
-            return scatter_svg(shown["values"])
-    return _values(shown)
+        if len(first) >= 2 and not isinstance(first[0], list):
+            more = "" if len(first) == 2 else f"<p class=note>the first two of {len(first)} numbers; some in full:</p>"
+            return scatter_svg(shown["values"]) + more + ("" if len(first) == 2 else _values(shown, []))
+    return _values(shown, card["size"]["columns"].get("value") or [])
 
 
-def _values(shown: dict[str, Any]) -> str:
+def _values(shown: dict[str, Any], names: list[str]) -> str:
     """The first samples as rows of numbers."""
-    rows = []
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in ["", *names[:12]])
+    rows = [f"<tr>{head}</tr>"] if names else []
     for i, value in enumerate(shown["values"][:8]):
         flat = _flat(value)
         cells = "".join(f"<td>{escape(f'{each:.4g}')}</td>" for each in flat[:12])

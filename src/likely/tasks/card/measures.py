@@ -114,6 +114,7 @@ def size(asked: Asked) -> dict[str, Any]:
         "family": model.config.family,
         "space": str(model.space),
         "about": words(model.space),
+        "columns": [column.name for column in model.space.columns] if isinstance(model.space, Table) else None,
         "condition": None if model.condition is None else str(model.condition),
         "dims": model.space.dims,
         "verbs": list(verbs(model)),
