@@ -6,7 +6,7 @@ picture and the original, by the same functions for all; means over the pictures
     python bench/lossy_patches.py patches.npz
     likely train hyperprior --data patches.npz --out run ...            # the settings are in the run's ledger
     python bench/lossy.py rivals
-    python bench/lossy.py run [--rates 1,2,3,4]
+    python bench/lossy.py run [--rates 1,2,3,4] [--thrift 8]
     python bench/lossy.py picture run                                  # docs/images/lossy.png and lossy-crop.png
 """
 
@@ -20,7 +20,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,9 @@ def rivals(names: list[str]) -> None:
             record(PATH, {"bench": "lossy", "codec": name, "setting": setting, **found}, ("pillow",))
 
 
-def ours(run: Path, rates: list[float]) -> None:
+def ours(run: Path, rates: list[float], thrift: float | None) -> None:
     """A trained model at some rates."""
-    codec = LossyCodec(load_model(run))
+    codec = LossyCodec(load_model(run), thrift=thrift)
     parameters = sum(p.numel() for p in codec.model.parameters())
     for rate in rates:
         spent = {"encode": 0.0, "decode": 0.0}
@@ -111,7 +111,7 @@ def ours(run: Path, rates: list[float]) -> None:
             return len(blob), back
 
         found = measured(code)
-        about = {"setting": {"rate": rate}, "parameters": parameters, "trained": trained(run)}
+        about = {"setting": {"rate": rate}, "thrift": thrift, "parameters": parameters, "trained": trained(run)}
         seconds = {f"{key}_cpu_s_each": round(value / found["n"], 2) for key, value in spent.items()}
         record(PATH, {"bench": "lossy", "codec": "hyperprior", **about, **found, **seconds})
 
@@ -132,17 +132,20 @@ def trained(run: Path) -> list[dict[str, Any]]:
     return found[::-1]
 
 
-def curves() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The points of every codec, the latest of each setting, in the order of bits."""
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
+def curves() -> dict[str, list[list[float]]]:
+    """(bpp, PSNR, MS-SSIM) of every codec, the latest of each setting, as means over the pictures that all have."""
+    latest: dict[tuple[str, str], dict[str, list[float]]] = {}
     for line in PATH.read_text().splitlines():
         row = json.loads(line)
-        latest[row["codec"], json.dumps(row["setting"], sort_keys=True)] = row
-    for codec in dict.fromkeys(name for name, _ in latest):
-        yield codec, sorted((row for (name, _), row in latest.items() if name == codec), key=lambda row: row["bpp"])
+        latest[row["codec"], json.dumps(row["setting"], sort_keys=True)] = {name: v for name, _, *v in row["each"]}
+    common = set.intersection(*(set(each) for each in latest.values()))
+    found: dict[str, list[list[float]]] = {}
+    for (codec, _), each in latest.items():
+        found.setdefault(codec, []).append(np.array([each[name] for name in common]).mean(0).tolist())
+    return {codec: sorted(points) for codec, points in found.items()}
 
 
-def picture(run: Path) -> None:
+def picture(run: Path, thrift: float | None) -> None:
     """The curves; and a crop of a decoded file beside JPEG, WebP and JPEG XL in about as many bytes."""
     import matplotlib
 
@@ -150,25 +153,26 @@ def picture(run: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-    for codec, rows in curves():
-        bits, style = [row["bpp"] for row in rows], {"marker": "o", "ms": 3, "lw": 2.2 if codec == "hyperprior" else 1}
-        axes[0].plot(bits, [row["psnr"] for row in rows], label=codec, **style)
-        axes[1].plot(bits, [-10 * math.log10(1 - row["ms_ssim"]) for row in rows], label=codec, **style)
+    for codec, points in curves().items():
+        bits, decibel, like = zip(*points, strict=True)
+        style = {"marker": "o", "ms": 3, "lw": 2.2 if codec == "hyperprior" else 1}
+        axes[0].plot(bits, decibel, label=codec, **style)
+        axes[1].plot(bits, [-10 * math.log10(1 - v) for v in like], label=codec, **style)
     axes[0].set(xlabel="bits per pixel", ylabel="PSNR (dB)", xlim=(0, 2), ylim=(22, 42))
     axes[1].set(xlabel="bits per pixel", ylabel="MS-SSIM (-10 log10 of what lacks)", xlim=(0, 2), ylim=(6, 26))
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.suptitle("12 Kodak photographs: files, decoded", fontsize=10)
+    figure.suptitle("Kodak photographs: files, decoded", fontsize=10)
     figure.tight_layout()
     figure.savefig(IMAGES / "lossy.png", dpi=110)
 
     name, x = photographs()[6]
-    codec = LossyCodec(load_model(run))
-    blob = codec.compress([x], rate=1, verify=False)
+    codec = LossyCodec(load_model(run), thrift=thrift)
+    blob = codec.compress([x], rate=2, verify=False)
     shown = [("original", 0, x), (f"hyperprior, {len(blob):,} bytes", len(blob), codec.decompress(blob)[0])]
     for rival in QUALITIES:
-        tried = [saved(x, rival, {"quality": q}) for q in range(1, 80)]
+        tried = [saved(x, rival, {"quality": q}) for q in range(1, 60, 3)]
         size, back = min(tried, key=lambda pair: abs(pair[0] - len(blob)))
         shown.append((f"{rival}, {size:,} bytes", size, back))
     figure, axes = plt.subplots(1, len(shown), figsize=(3 * len(shown), 3.3))
@@ -188,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", help="rivals, picture, or a run folder")
     parser.add_argument("run", nargs="?", type=Path)
+    parser.add_argument("--thrift", type=float, help="of the encoder; by default the model's own")
     parser.add_argument("--codecs", default=",".join(QUALITIES))
     parser.add_argument("--rates", default="1,2,3,4")
     asked = parser.parse_args()
@@ -195,9 +200,9 @@ def main() -> None:
     if asked.what == "rivals":
         rivals(asked.codecs.split(","))
     elif asked.what == "picture":
-        picture(asked.run)
+        picture(asked.run, asked.thrift)
     else:
-        ours(Path(asked.what), [float(rate) for rate in asked.rates.split(",")])
+        ours(Path(asked.what), [float(rate) for rate in asked.rates.split(",")], asked.thrift)
 
 
 if __name__ == "__main__":

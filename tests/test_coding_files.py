@@ -359,7 +359,8 @@ def put(*path: str, to: Any) -> Any:
     [
         (put("model", "sha256", to="0" * 32), ModelMismatch, "needs the model 0000"),
         (put("numerics", "fingerprint", to="0" * 16), NumericsMismatch, "other tables"),
-        (put("numerics", "profile", to="int"), UnsupportedVersion, "'int'"),
+        (put("numerics", "profile", to="int8"), UnsupportedVersion, "'int8'"),
+        (put("numerics", "profile", to="int"), CorruptHeader, "numeric profile is int, its model's f64"),
         (put("coding", "coder", to="ans31"), UnsupportedVersion, "'ans31'"),
         (put("coding", "scheme", to="magic"), CorruptHeader, "'magic'"),
         (put("coding", "group", to=0), CorruptHeader, "coding.group"),

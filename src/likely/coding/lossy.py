@@ -98,15 +98,18 @@ class Decoded(NamedTuple):
 class LossyCodec:
     """Lossy compression of pictures of any size. Raises `TypeError` where the model is not `Lossy`.
 
-    The model is copied and used in float64 on the CPU. A picture may have `limit` pixels.
+    The model is copied and used in float64 on the CPU. A picture may have `limit` pixels. `thrift` is how much squared
+    error a saved bit may cost when latents are rounded (see `likely.observation.Rounded`), by default the model's own;
+    what decodes a file does not need to know it.
     """
 
-    def __init__(self, model: nn.Module, *, limit: int = LIMIT) -> None:
+    def __init__(self, model: nn.Module, *, thrift: float | None = None, limit: int = LIMIT) -> None:
         require(model, Lossy, "lossy compression")
         space = model.space
         if not isinstance(space, Integers) or space.levels > 256:
             raise TypeError(f"model lives in {space}; lossy compression accepts pictures of at most 256 levels")
-        self.hash, self.model, self.space, self.limit = model_hash(model), frozen(model), space, limit
+        self.hash, self.model, self.space = model_hash(model), frozen(model), space
+        self.thrift, self.limit = thrift, limit
         self._fingerprints: dict[float, str] = {}
 
     @property
@@ -222,7 +225,7 @@ class LossyCodec:
     def _chunk(self, x: Tensor, rate: float, verify: bool, digest: Any) -> tuple[Chunk, Inside, float]:
         """A picture's chunk, what the table says of it, and the model's bits."""
         height, width = x.shape[2:]
-        stack, y, bits = encode(self.model, x, rate)
+        stack, y, bits = encode(self.model, x, rate, self.thrift)
         data, raw = stack.to_bytes(), x.numpy().tobytes()
         if len(data) >= len(raw) or (verify and not self._comes_back(data, y, height, width, rate)):
             digest.update(raw)
@@ -278,13 +281,15 @@ class LossyCodec:
 # A picture and a stack ------------------------------------------------------------------------------------------------
 
 
-def encode(model: Any, x: Tensor, rate: float) -> tuple[Stack, Tensor, float]:
+def encode(model: Any, x: Tensor, rate: float, thrift: float | None = None) -> tuple[Stack, Tensor, float]:
     """A stack with the rounded latents of x (1, C, H, W); the latents, and what they cost under the model, in bits."""
     found, bits = [], 0.0
     values = model.latents(x, _rates(rate))
     program = model.groups(*x.shape[2:], _rates(rate))
     given = next(program)
     for value in values:
+        if thrift is not None and given.thrift:
+            given = given._replace(thrift=thrift)
         centre, table = tables(given)
         k = (given.rounded(value) - centre).round().clamp(-HALF, HALF - 1)
         found.append(table.interval(k.numpy().astype(np.int64).reshape(-1) + HALF))

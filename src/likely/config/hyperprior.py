@@ -50,7 +50,7 @@ class Hyperprior(FamilyConfig):
     latents: Literal["normal", "logistic"] = "normal"
     """The distribution of latents around what is predicted for them."""
 
-    thrift: Annotated[float, Field(ge=0)] = 15.0
+    thrift: Annotated[float, Field(ge=0)] = 8.0
     """A latent is rounded towards its prediction where that saves more bits than this times the squared error that it
     adds, in steps; 0 rounds to the nearest."""
 
