@@ -69,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
         "data": "fashion-mnist",
         "family": "integer-flow",
         "preset": "small",
-        "train": {**IMAGES, "batch": 64},
+        "train": {**IMAGES, "lr": 5e-4, "batch": 64},
         "seconds": 150,
     },
     "mixture": {

@@ -1,7 +1,7 @@
 """Neural fields as files: bits, PSNR and MS-SSIM of what the file decodes to, and seconds, beside JPEG, WebP, JPEG XL.
 
-    LIKELY_DATA=... python bench/field.py crops 400        # 256 x 256 from the middle of four pictures, 400 steps
-    LIKELY_DATA=... python bench/field.py whole 300        # a whole picture, 768 x 512
+    LIKELY_DATA=... python bench/field.py crops 300        # 256 x 256 from the middle of four pictures, 300 steps
+    LIKELY_DATA=... python bench/field.py whole 200        # a whole picture, 768 x 512
 
 Each rival writes the same picture at the quality whose file comes nearest to ours in size (a search over its whole
 range of qualities); its own size and quality stand in the row. Nothing is estimated: every file is decoded.

@@ -30,6 +30,7 @@ def main() -> None:
                 Path(folder) / "run", seed=seed, say=lambda line: print(line, file=sys.stderr)
             )
         row = {key: value for key, value in figures.items() if key not in HIDDEN}
+        row["file"] = {key: value for key, value in row["file"].items() if key != "path"}
         record(RESULTS / "tour.jsonl", {"bench": "tour", "seed": seed, **row})
         if turn == 0:
             PICTURE.parent.mkdir(parents=True, exist_ok=True)

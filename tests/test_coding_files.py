@@ -32,6 +32,7 @@ from likely.coding import (
 )
 from likely.coding.choice import schemes_of
 from likely.coding.container import Chunk, Kind
+from likely.coding.header import header_of
 from likely.coding.latent import Lattice, prior_tables
 from likely.coding.programs import looked_up
 from likely.conformance import check
@@ -131,6 +132,16 @@ def test_every_model_that_can_be_coded_gives_back_what_it_got(name: str) -> None
         assert rows.x.dtype == torch.uint8
         assert (rows.y is None) == (y is None)
         assert y is None or torch.equal(rows.y, y)
+
+
+@pytest.mark.parametrize("name", CODABLE)
+def test_what_a_file_says_of_its_model_is_what_the_model_says(name: str) -> None:
+    """A sequential encoder adds log p up as it goes; 12 rows make three groups, the last of them filled up."""
+    model = make(name)
+    coder = Codec(model, group=5, chunk=10)
+    x, y = draws(model, 12), labels(model, 12)
+    said = header_of(container.read(coder.compress(x, y))).content.nll_bits
+    assert said == pytest.approx(float(coder.expected_bits(x, y).sum()), abs=0.51)
 
 
 def test_integer_flow_of_several_levels() -> None:
@@ -348,7 +359,8 @@ def put(*path: str, to: Any) -> Any:
     [
         (put("model", "sha256", to="0" * 32), ModelMismatch, "needs the model 0000"),
         (put("numerics", "fingerprint", to="0" * 16), NumericsMismatch, "other tables"),
-        (put("numerics", "profile", to="int"), UnsupportedVersion, "'int'"),
+        (put("numerics", "profile", to="int8"), UnsupportedVersion, "'int8'"),
+        (put("numerics", "profile", to="int"), CorruptHeader, "numeric profile is int, its model's f64"),
         (put("coding", "coder", to="ans31"), UnsupportedVersion, "'ans31'"),
         (put("coding", "scheme", to="magic"), CorruptHeader, "'magic'"),
         (put("coding", "group", to=0), CorruptHeader, "coding.group"),

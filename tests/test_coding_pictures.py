@@ -131,6 +131,17 @@ def test_any_sizes_in_any_tiles(shapes: list[Any], side: int, group: int, chunk:
     assert same(found, [p[:, :, 0] if p.ndim == 3 and p.shape[2] == 1 else p for p in pictures])
 
 
+def test_floats_see_tiles_of_one_shape() -> None:
+    """Those at the border are filled up; what was filled in does not come back."""
+    model, picture = Rows(), smooth(31, 47)
+    model.numerics = "f64"  # ty: ignore[invalid-assignment]
+    coder = Pictures(model, side=16)
+    blob = coder.compress([picture])
+    assert container.read(blob).entries[0].kind is Kind.MODEL
+    assert coder.tiling.multiple == 16
+    assert same(coder.decompress(blob), [picture])
+
+
 def test_bands_of_any_heights_make_the_same_file(coder: Pictures) -> None:
     picture = smooth(50, 30, 3)
 

@@ -104,11 +104,11 @@ def test_ticks_are_round_and_within() -> None:
 
 def test_percent_never_says_sure_where_it_is_not() -> None:
     assert [charts.percent(p) for p in (1.0, 0.9999, 0.5, 1e-9, 0.0)] == [
-        "100.0 %",
+        "> 99.9 %",
         "> 99.9 %",
         "50.0 %",
         "< 0.1 %",
-        "0.0 %",
+        "< 0.1 %",
     ]
 
 
@@ -498,7 +498,7 @@ def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/"
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0  # it closes though browsers are still connected
+        assert process.wait(60) == 130  # as of every command that Ctrl-C ends
 
 
 @pytest.fixture
@@ -553,7 +553,7 @@ def test_ask_in_a_browser(page: Any, tmp_path: Path) -> None:
     canvas = page.locator("#ask-pad canvas")
     canvas.focus()
     shown = page.inner_text("#ask-out .lk-tile b >> nth=1")
-    for key in ("ArrowUp", " ", "ArrowLeft", " ", "ArrowLeft", " "):
+    for key in (*["ArrowUp"] * 4, *["ArrowLeft"] * 4, " "):  # the corner, which is black in every digit
         page.keyboard.press(key)
     until(page, f"document.querySelectorAll('#ask-out .lk-tile b')[1]?.innerText !== '{shown}'")
 

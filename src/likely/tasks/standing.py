@@ -99,8 +99,8 @@ def resolves(rate: float, rows: int, tails: int, name: str) -> None:
         raise ValueError(f"{name} is {rate}; accepts a rate of at least 0 and below 1")
     if 0 < rate < tails / (rows + 1):
         raise ValueError(
-            f"{name} is {rate}, but {rows} held-out rows resolve rates from {tails / (rows + 1):.3g} only: accepts such "
-            "a rate, or more held-out rows"
+            f"{name} is {rate}, but {rows} held-out rows resolve rates from {tails / (rows + 1):.3g} only: "
+            "accepts such a rate, or more held-out rows"
         )
 
 
