@@ -158,7 +158,7 @@ def lossy_tables() -> str:
         [setting, f"{point[0]:.3f}", *(_less(point, sorted(curves[codec].values())) for codec in others)]
         for setting, point in sorted(curves["hyperprior"].items(), key=lambda point: point[1])
     ]
-    between = "PSNR and MS-SSIM of the hyperprior minus those of another codec at the same rate, read between two of its settings:"
+    between = "The hyperprior's PSNR and MS-SSIM minus those of another codec, read between two settings at its rate:"
     every = table(["codec", "setting", "bits/pixel", "PSNR, dB", "MS-SSIM"], cells)
     return f"{told}\n\n{between}\n\n{table(head, less)}\n\nEvery setting:\n\n{every}"
 
