@@ -254,7 +254,7 @@ def tab(desk: Desk) -> None:
     row.input(desk.asks(bring, 2), [desk.model, row], [pad, pixels], **last).then(**again, **last)
     files.upload(desk.asks(drop, 3, 2), [desk.model, files], [pad, pixels, several], **last).then(**again, **last)
     gr.on([pixels.input, turn.change, blur.change, invert.change, given.input, go.click], **again, **last)
-    stop.click(desk.stop, queue=False, api_visibility="private")
+    stop.click(desk.stop, api_visibility="private")
 
 
 def number(text: str) -> int:

@@ -70,6 +70,6 @@ def tab(desk: Desk) -> None:
             raise ValueError("there is no picture yet; choose one in the tab Ask")
         return compared(loaded, desk.shelf.take(name), altered(loaded, pixels, turn, blur, invert), given, told)
 
-    second.focus(start, None, [second], queue=False, api_visibility="private")
+    second.focus(start, None, [second], api_visibility="private")
     go.click(desk.asks(both), [desk.model, second, *desk.picture], [out], show_progress_on=[out], **QUEUE)
-    stop.click(desk.stop, queue=False, api_visibility="private")
+    stop.click(desk.stop, api_visibility="private")

@@ -174,4 +174,4 @@ def tab(desk: Desk) -> None:
     fill.click(desk.asks(filling), [desk.model, pixels, mask, evaluations], [out], **how)
     clear.click(desk.asks(clearing), [desk.model, pixels, sd, known], [out], **how)
     small.click(desk.asks(coding), [desk.model, pixels], [out], **how)
-    stop.click(desk.stop, queue=False, api_visibility="private")
+    stop.click(desk.stop, api_visibility="private")

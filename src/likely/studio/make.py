@@ -228,4 +228,4 @@ def tab(desk: Desk) -> None:
     ahead.click(desk.asks(walked), [desk.model, first, last], [out], **how)
     live = {"trigger_mode": "always_last", "show_progress": "hidden", **QUEUE}
     gr.on([s.input for s in sliders], desk.asks(moved), [desk.model, *sliders], [place], **live)
-    stop.click(desk.stop, queue=False, api_visibility="private")
+    stop.click(desk.stop, api_visibility="private")

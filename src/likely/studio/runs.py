@@ -196,7 +196,7 @@ def tab(desk: Desk) -> None:
     how: dict[str, Any] = {"show_progress_on": [said], **QUEUE}
     make.click(desk.asks(made), [desk.model], [said], **how).then(shown, [desk.model], [table, chosen], **how)
     prove.click(desk.asks(proved), [desk.model], [said], **how)
-    stop.click(desk.stop, queue=False, api_visibility="private")
+    stop.click(desk.stop, api_visibility="private")
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 2}
     desk.load(shown, [desk.model], [table, chosen], **quiet)
     desk.model.change(shown, [desk.model], [table, chosen], **quiet)
