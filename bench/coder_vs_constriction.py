@@ -2,7 +2,8 @@
 
 Ours makes integer tables, which two machines agree on, from parameters on a grid; constriction takes floats as they
 are. Both are timed with the tables' making, which is most of the work, and ours without it as well ("ready"): pushing
-intervals. What our bytes hold beyond what our tables charge is told by the lane. Run it where constriction is installed beside `likely`:
+intervals. What our bytes hold beyond what our tables charge is told by the lane. Run it where constriction is
+installed beside `likely`:
 
     python3 -m venv .venv-rivals && .venv-rivals/bin/pip install -e . "constriction>=0.5,<0.6"
     .venv-rivals/bin/python bench/coder_vs_constriction.py

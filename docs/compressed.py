@@ -1,9 +1,11 @@
-"""Tables of real files and of the coder, from bench/results/compression.jsonl and coder.jsonl."""
+"""Tables of real files and of the coder: bench/results/{compression,coder,picture_rates,lossy,field}.jsonl."""
 
 from __future__ import annotations
 
+from statistics import mean
 from typing import Any
 
+import numpy as np
 from tables import lines_of, table
 
 
@@ -101,4 +103,106 @@ def coder_table() -> str:
     return table(head, cells) if rows else "No measurements yet."
 
 
-CODED_TABLES = {"compression": compression_tables, "coder": coder_table}
+def pictures_table() -> str:
+    """The package's model beside everyday codecs: photographs, and small pictures in one file or many."""
+    rows = lines_of("picture_rates")
+    cells = [
+        [
+            row["case"],
+            row["codec"],
+            f"{row['bits_per_dim']:.3f}",
+            _smaller_on(row, rows),
+            f"{row['encode_s_per_megapixel']:.2f}",
+            f"{row['decode_s_per_megapixel']:.2f}",
+        ]
+        for row in sorted(rows, key=lambda row: (row["case"].split()[0], row.get("bits_per_dim", 0)))
+        if "codec" in row and not row["case"].startswith("kodak/")
+    ]
+    head = ["pictures", "codec", "bits/dim", "likely smaller on", "in, CPU s/megapixel", "out, CPU s/megapixel"]
+    return table(head, cells) if cells else "No measurements yet."
+
+
+def _smaller_on(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    if row["codec"] == "likely" or "likely_smaller_on" not in row:
+        return ""
+    each = [one for one in rows if one["case"].startswith("kodak/") and one["codec"] == row["codec"]]
+    return f"{row['likely_smaller_on']} of {len(each)}"
+
+
+def lossy_tables() -> str:
+    """Rate and error of every codec, means over the pictures that all of them coded; and ours less theirs."""
+    rows = lines_of("lossy")
+    if not rows:
+        return "No measurements yet."
+    common = set.intersection(*({name for name, *_ in row["each"]} for row in rows))
+    curves: dict[str, dict[str, list[float]]] = {"hyperprior": {}}  # codec, setting, then bits/pixel, PSNR, MS-SSIM
+    for row in rows:
+        columns = zip(*(each[2:] for each in row["each"] if each[0] in common), strict=True)
+        name, value = next(iter(row["setting"].items()))
+        curves.setdefault(row["codec"], {})[f"{name} {value:g}"] = [mean(column) for column in columns]
+    cells = [
+        [codec, setting, f"{bits:.3f}", f"{psnr:.2f}", f"{similar:.4f}"]
+        for codec, curve in curves.items()
+        for setting, (bits, psnr, similar) in sorted(curve.items(), key=lambda point: point[1])
+    ]
+    last = rows[-1]
+    told = (
+        f"Means over the same {len(common)} photographs ({', '.join(sorted(common))}). The hyperprior has "
+        f"{last['parameters']:,} parameters and learned for {sum(part['steps'] for part in last['trained']):,} steps, "
+        f"{sum(part['seconds'] for part in last['trained']) / 60:.0f} minutes; a photograph takes it "
+        f"{last['encode_cpu_s_each']:.1f} CPU seconds in and {last['decode_cpu_s_each']:.1f} out."
+    )
+    others = [codec for codec in curves if codec != "hyperprior"]
+    head = ["hyperprior", "bits/pixel", *(f"minus {codec}: dB / MS-SSIM" for codec in others)]
+    less = [
+        [setting, f"{point[0]:.3f}", *(_less(point, sorted(curves[codec].values())) for codec in others)]
+        for setting, point in sorted(curves["hyperprior"].items(), key=lambda point: point[1])
+    ]
+    between = "The hyperprior's PSNR and MS-SSIM minus those of another codec, read between two settings at its rate:"
+    every = table(["codec", "setting", "bits/pixel", "PSNR, dB", "MS-SSIM"], cells)
+    return f"{told}\n\n{between}\n\n{table(head, less)}\n\nEvery setting:\n\n{every}"
+
+
+def _less(point: list[float], curve: list[list[float]]) -> str:
+    """PSNR and MS-SSIM over those of a curve, which are lines over log(bits/pixel) between its settings."""
+    rates, *scores = zip(*curve, strict=True)
+    if not rates[0] <= point[0] <= rates[-1]:
+        return "has no such rate"
+    there = [np.interp(np.log(point[0]), np.log(rates), score) for score in scores]
+    return f"{point[1] - there[0]:+.2f} / {point[2] - there[1]:+.4f}"
+
+
+def field_table() -> str:
+    """A neural field fitted to each picture, and everyday codecs at as nearly the same number of bytes as they have."""
+    rows = lines_of("field")
+    others = ("JPEG", "WebP", "JPEG XL")
+    cells = [
+        [
+            row["case"],
+            f"{row['lam']:g}",
+            str(row["steps"]),
+            f"{row['ours']['bytes']:,}",
+            *(f"{row[codec]['psnr']:.2f} / {row[codec]['ms_ssim']:.4f}" for codec in ("ours", *others)),
+            f"{row['ours']['encode_s']:.0f}",
+            f"{row['ours']['decode_s']:.2f}",
+        ]
+        for row in rows
+    ]
+    head = ["picture", "lambda", "steps", "bytes", "field: PSNR, dB / MS-SSIM", *others, "in, CPU s", "out, CPU s"]
+    if not rows:
+        return "No measurements yet."
+    wins = [
+        f"{codec} {sum(row['ours'][of] > row[codec][of] for row in rows)} by {name}"
+        for codec in others
+        for of, name in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM"))
+    ]
+    return f"Of these {len(rows)} the field is the better one beside {', '.join(wins)}.\n\n{table(head, cells)}"
+
+
+CODED_TABLES = {
+    "compression": compression_tables,
+    "coder": coder_table,
+    "pictures": pictures_table,
+    "lossy": lossy_tables,
+    "field": field_table,
+}

@@ -70,6 +70,8 @@ SOURCES: dict[str, list[tuple[str, str, set[str]]]] = {
     "consistency": [("fewstep", "family", {"consistency"})],
     "joint": [("fashion_mnist", "case", {"joint"})],
     "hybrid": [("talk_table", "", set())],
+    "pyramid": [("picture_rates", "case", {"kodak, mean of 12", "cifar10 test, 1000, one file"})],
+    "hyperprior": [("lossy", "codec", {"hyperprior"})],
 }
 """Where the numbers of a family stand: the lines of bench/results/NAME.jsonl whose field is one of these."""
 
@@ -166,6 +168,30 @@ def few(rows: list[dict[str, Any]]) -> str:
     return f"{told}\n\n{table(['evaluations', 'distance', 'steps', 'CPU s of training'], cells)}"
 
 
+def files(rows: list[dict[str, Any]]) -> str:
+    cells = [[row["case"], row["codec"], f"{row['bits_per_dim']:.3f}"] for row in rows]
+    told = "Files of the model that comes with the package ([more](../measured/compression.md)):"
+    return f"{told}\n\n{table(['pictures', 'codec', 'bits/dim'], cells)}"
+
+
+def rates(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        [
+            f"{row['setting']['rate']:g}",
+            *(
+                f"{row[name]:.{places}f} ± {error:.{places}f}"
+                for name, places, error in zip(("bpp", "psnr", "ms_ssim"), (3, 2, 4), row["stderr"], strict=True)
+            ),
+        ]
+        for row in rows
+    ]
+    told = (
+        f"Means of {rows[0]['n']} photographs after {sum(part['steps'] for part in rows[0]['trained']):,} steps "
+        f"([beside JPEG, WebP and JPEG XL](../measured/compression.md#with-loss)):"
+    )
+    return f"{told}\n\n{table(['rate', 'bits/pixel', 'PSNR, dB', 'MS-SSIM'], cells)}"
+
+
 SHOWN: list[tuple[Callable[[list[dict[str, Any]]], str], Callable[[dict[str, Any]], bool]]] = [
     (densities, lambda row: "bits_per_dim" in row and "bits_per_dim_stderr" in row),
     (toys, lambda row: "toy" in row),
@@ -173,6 +199,8 @@ SHOWN: list[tuple[Callable[[list[dict[str, Any]]], str], Callable[[dict[str, Any
     (timings, lambda row: "rival" in row),
     (cached, lambda row: "times_faster" in row),
     (few, lambda row: "kernel_distance" in row and "evaluations" in row),
+    (files, lambda row: row.get("bench") == "pictures"),
+    (rates, lambda row: row.get("bench") == "lossy"),
 ]
 """How lines are shown, by what they hold."""
 

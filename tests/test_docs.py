@@ -24,13 +24,14 @@ LEFT_ALONE = {
     "README.md": 2,
     "docs/conformance.md": 1,
     "docs/howto/processes.md": 1,
+    "docs/howto/studio.md": 2,
     "docs/index.md": 1,
     "docs/measured/diffusion.md": 2,
     "docs/tutorial/cards.md": 1,
 }
 """How many blocks are not run, each with its reason in the page: a new one has to be entered here."""
 
-WITHOUT_A_PAGE = {"hyperprior"}
+WITHOUT_A_PAGE: set[str] = set()
 """Families that are too young to have a page."""
 
 

@@ -221,7 +221,7 @@ def test_the_command_line_writes_films(folder: Path, shell: Any) -> None:
     shown = shell.json("sample", folder / "mixture", "-n", 3, "--seed", 1, "--film", "way.webp", "--out", "x.png")
     with Image.open(shown["film"]) as found:
         assert found.n_frames > 30
-    assert "in one go" in shell.mistake("sample", folder / "vae", "--film", "way.webp")
+    assert "in one go" in shell.mistake("sample", folder / "vae", "--film", "other.webp")
     assert "ends in .webp" in shell.mistake("sample", folder / "mixture", "--film", "way.gif")
 
 

@@ -49,7 +49,7 @@ def curves_svg(curves: dict[str, Any]) -> str:
 
 
 def scatter_svg(points: list[list[float]]) -> str:
-    """Points in the plane."""
+    """Points in the plane; of those with more numbers the first two."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     span = max(max(xs) - min(xs), max(ys) - min(ys)) or 1.0
     size = 420
@@ -57,7 +57,7 @@ def scatter_svg(points: list[list[float]]) -> str:
     dots = "".join(
         f'<circle class="dot" cx="{20 + (size - 40) * (x - left) / span:.1f}" '
         f'cy="{size - 20 - (size - 40) * (y - bottom) / span:.1f}" r="4"/>'
-        for x, y in points
+        for x, y, *_ in points
     )
     return _figure(dots, size, size, f"{len(points)} samples in the plane", ' style="max-width:460px"')
 
