@@ -21,7 +21,8 @@ What they carry is not the derivative of log P(z) in z either. That one knows no
 it leads off the box, to the other end; and at the top of a peak it is zero, so that nothing holds a shift there before
 it has left. Training then makes the score worse. `loss` takes the difference to the neighbour on the circle on whose
 side z would lie without rounding instead (`Base._slope`): a piecewise linear log P, whose maxima lie at integers. Which
-side that is, the sum of t - round(t), travels through the levels as the imaginary part of z.
+side that is, the sum of t - round(t), travels through the levels as the imaginary part of z. Over two levels, where
+both neighbours are the same number, the shifts still learn nothing.
 
 A shift near a half may round differently where a network's last bits differ, as they do between batch sizes: in
 float32 some shifts in 100,000, so that most colour pictures of 32x32 encoded alone have another z than among 64.
