@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import likely as lk
-from likely.families.flow.integer import ShiftCoupling, centred, straight_round
+from likely.families.flow.integer import Base, ShiftCoupling, centred, straight_round
 from likely.families.flow.multiscale import with_features
 from likely.noise import Noise
 from likely.registry import build, tiny
@@ -185,6 +185,42 @@ def test_gradients_pass_straight_through() -> None:
             weight -= sign * step * direction
     slope = (values[0] - values[1]) / (2 * step)
     assert abs(slope - float((found * direction).sum())) < 1e-5 * abs(slope)
+
+
+@pytest.mark.parametrize("lost", [0.3, -0.2, 0.0])
+def test_the_base_slopes_to_the_neighbour_on_the_circle(lost: float) -> None:
+    """By hand from the table of log P: the side that rounding hid, and from either edge to the other one."""
+    base = Base(5, (1,), 2).double()
+    z = torch.arange(5, dtype=F64)[:, None]
+    table = base.log_prob(z, None, None).detach()
+    free = z.clone().requires_grad_()
+    (found,) = torch.autograd.grad(
+        base.log_prob(torch.complex(free, torch.full_like(free, lost)), None, None).sum(), free
+    )
+    above, below = table.roll(-1) - table, table - table.roll(1)
+    expected = above if lost > 0 else below if lost < 0 else (above + below) / 2
+    torch.testing.assert_close(found[:, 0], expected)
+
+
+def test_a_coupling_keeps_what_rounding_lost() -> None:
+    # t is 1.8 and -0.8, rounded 2 and -1: lost are -0.2 and 0.2, on top of what was lost before
+    coupling = ShiftCoupling(5, [1, 1], [Says(0.9, 1), Says(-0.4, 1)])
+    z = coupling(torch.tensor([[4.0 + 0.5j, 3.0 + 0.0j]], dtype=torch.complex128))[0]
+    assert z.real.tolist() == [[1, 2]]
+    torch.testing.assert_close(z.imag, torch.tensor([[0.3, 0.2]], dtype=F64))
+
+
+@pytest.mark.parametrize(("preset", "steps", "most"), [("digits", 100, 2.65), ("small", 60, 2.6)])
+def test_training_on_digits_lowers_bits_per_dim(preset: str, steps: int, most: float) -> None:
+    """By the derivative of log P in z the score rose from 4.4 to 10.6 bits in 100 steps."""
+    data = lk.load("digits")
+    model = build("integer-flow", data.space, preset=preset)
+    model.prepare(data.train.x, noise=Noise(0, len(data.train.x)))
+    before = float(lk.log_prob(model, data.valid.x).nats.mean())
+    history = lk.fit(model, data, steps=steps, lr=2e-3, valid_every=steps // 2, log_every=10, progress=False).history
+    train = [line["bits_per_dim"] for line in history if line["kind"] == "step"]
+    after = -float(lk.log_prob(model, data.valid.x).nats.mean()) / (64 * math.log(2))
+    assert train[-1] < train[len(train) // 2] < train[0] and after < most < -before / (64 * math.log(2))
 
 
 def test_learns_what_hangs_together() -> None:

@@ -15,8 +15,14 @@ that sums to one, so does P, and every z decodes to an x in range. The price is 
 value over the edge leaves a second mode at the other end, which costs the mixture a component.
 
 Rounding has derivative zero; gradients pass straight through it, as if it were not there (`straight_through`). Those
-of the base are exact, those of the shifts' networks a biased substitute. The substitute needs values with an order:
-over two levels a shift is an exclusive or, and there it teaches nothing.
+of the base's parameters are exact, those of the shifts' networks a biased substitute.
+
+What they carry is not the derivative of log P(z) in z either. That one knows nothing of the wrap-around: from an edge
+it leads off the box, to the other end; and at the top of a peak it is zero, so that nothing holds a shift there before
+it has left. Training then makes the score worse. `loss` takes the difference to the neighbour on the circle on whose
+side z would lie without rounding instead (`Base._slope`): a piecewise linear log P, whose maxima lie at integers. Which
+side that is, the sum of t - round(t), travels through the levels as the imaginary part of z. Over two levels, where
+both neighbours are the same number, the shifts still learn nothing.
 
 A shift near a half may round differently where a network's last bits differ, as they do between batch sizes: in
 float32 some shifts in 100,000, so that most colour pictures of 32x32 encoded alone have another z than among 64.
@@ -53,7 +59,8 @@ MOST_LEVELS = 2**16
 class ShiftCoupling(Transform):
     """z_i = (x_i + round(t_i)) mod levels, one part after the other; x and z are floats that hold 0 .. levels-1.
 
-    `nets[i]` takes the other parts on [-1, 1] to t_i in units of half the range.
+    `nets[i]` takes the other parts on [-1, 1] to t_i in units of half the range. Where x is complex its real part is
+    moved, and t - round(t) added to its imaginary part.
     """
 
     def __init__(self, levels: int, sizes: list[int], nets: list[nn.Module]) -> None:
@@ -61,10 +68,11 @@ class ShiftCoupling(Transform):
         self.levels, self.sizes, self.nets = levels, sizes, nn.ModuleList(nets)
 
     def forward(self, x: Tensor, y: Tensor | None = None, volume: Volume | None = None) -> Answer:
-        parts = list(x.split(self.sizes, 1))
+        parts, lost = list(x.real.split(self.sizes, 1)), []
         for i in range(len(parts)):
-            parts[i] = (parts[i] + self._shift(i, parts, y)).remainder(self.levels)
-        return torch.cat(parts, 1), no_change(x)
+            parts[i] = (parts[i] + self._shift(i, parts, y, lost)).remainder(self.levels)
+        z = torch.cat(parts, 1)
+        return torch.complex(z, x.imag + torch.cat(lost, 1)) if x.is_complex() else z, no_change(z)
 
     def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         parts = list(z.split(self.sizes, 1))
@@ -72,10 +80,15 @@ class ShiftCoupling(Transform):
             parts[i] = (parts[i] - self._shift(i, parts, y)).remainder(self.levels)
         return torch.cat(parts, 1)
 
-    def _shift(self, i: int, parts: list[Tensor], y: Tensor | None) -> Tensor:
-        """round(t_i) mod levels: an integer whatever the network says, and small enough to be added exactly."""
+    def _shift(self, i: int, parts: list[Tensor], y: Tensor | None, lost: list[Tensor] | None = None) -> Tensor:
+        """round(t_i) mod levels: an integer whatever the network says, and small enough to be added exactly.
+
+        t_i - round(t_i) is appended to `lost`.
+        """
         others = torch.cat([*parts[:i], *parts[i + 1 :]], 1)
         t = at_precision(self.nets[i], centred(others, self.levels), y) * ((self.levels - 1) / 2)
+        if lost is not None:
+            lost.append((t - t.round()).detach().to(others.dtype))
         return straight_round(t).remainder(self.levels)
 
 
@@ -125,10 +138,29 @@ class Base(nn.Module):
         return offset
 
     def log_prob(self, z: Tensor, kept: Tensor | None, y: Tensor | None) -> Tensor:
-        """log P of z (B, *shape) given the kept half, (B,) in nats."""
-        flat = z.reshape(z.shape[0], 1, self.size)
-        parameters = self._numbers(kept, y, z.dtype).expand(z.shape[0], -1, -1)
-        return self.observation.log_prob(parameters, flat).sum(1)
+        """log P of z (B, *shape) given the kept half, (B,) in nats.
+
+        A complex z is its real part; the gradient by it is then `_slope`, by the imaginary part's sign.
+        """
+        flat = z.real.reshape(z.shape[0], 1, self.size)
+        parameters = self._numbers(kept, y, flat.dtype).expand(z.shape[0], -1, -1)
+        held = flat.detach() if z.is_complex() else flat
+        log_p = self.observation.log_prob(parameters, held)
+        if z.is_complex():
+            slope = self._slope(parameters, held, log_p, z.imag.reshape(z.shape[0], self.size))
+            log_p = log_p + slope * (flat - held)[:, 0]
+        return log_p.sum(1)
+
+    def _slope(self, parameters: Tensor, z: Tensor, here: Tensor, lost: Tensor) -> Tensor:
+        """What a level more changes in log P, `here` at z, on the side of z where `lost` lies; all (B, size).
+
+        The mean of both sides where `lost` is 0, as it is before the first step.
+        """
+        with torch.no_grad():
+            below, above = (
+                self.observation.log_prob(parameters, (z + step).remainder(self.levels)) for step in (-1, 1)
+            )
+            return torch.where(lost > 0, above - here, torch.where(lost < 0, here - below, (above - below) / 2))
 
     def conditional(self, n: int, kept: Tensor | None, y: Tensor | None) -> Conditional:
         """The distribution of n rows of z given the kept half, parameters (n, P, numbers)."""
@@ -245,9 +277,9 @@ class IntegerFlow(nn.Module):
 
     def loss_and_features(self, x: Tensor, y: Tensor | None = None, *, noise: Noise) -> tuple[Tensor, list[Tensor]]:
         """`loss` and `features` in one pass, in the parameters' precision."""
-        y = self._context(y, self._dtype)
-        scales = self._scales(self._floats(x, self._dtype), y)
-        return -self._log_base(scales, y).mean(), [centred(each, self.space.levels) for each in scales]
+        y, start = self._context(y, self._dtype), self._floats(x, self._dtype)
+        scales = self._scales(torch.complex(start, torch.zeros_like(start)), y)
+        return -self._log_base(scales, y).mean(), [centred(each.real, self.space.levels) for each in scales]
 
     def features(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
         """What leaves each scale on [-1, 1], (B, C, H, W) each, or [(B, D)] of a vector; gradients as in `loss`."""
@@ -267,10 +299,10 @@ class IntegerFlow(nn.Module):
         return with_features(self, lambda: self.trunk(x, y))[1]
 
     def _log_base(self, scales: list[Tensor], y: Tensor | None) -> Tensor:
-        total = no_change(scales[0])
+        total = no_change(scales[0].real)
         for base, each in zip(self.bases, scales, strict=True):
             kept = each.shape[1] - base.shape[0]
-            total = total + base.log_prob(each[:, kept:], each[:, :kept] if kept else None, y)
+            total = total + base.log_prob(each[:, kept:], each[:, :kept].real if kept else None, y)
         return total
 
     def _floats(self, x: Tensor, dtype: torch.dtype) -> Tensor:
