@@ -1,6 +1,7 @@
 """How the files in tests/golden were made, which must decode for ever: `python tests/golden.py FOLDER`.
 
-Those of version 1 were written by likely at commit be13b79. Nothing here is run by the tests; a file in the folder is
+Those of version 1 were written by likely at commit be13b79, but for bits-back, whose bits are stirred since (before
+the first release). Nothing here is run by the tests; a file in the folder is
 never made again, a new scheme gets a new one.
 """
 

@@ -363,3 +363,25 @@ def test_few_lanes_pop_the_same_from_tables_in_full(monkeypatch: pytest.MonkeyPa
         found.append((borrowing.pop(table), borrowing.to_bytes()))
     assert np.array_equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
+
+
+def test_stirring_twice_is_nothing() -> None:
+    stack = Stack(5, "likely/test")
+    before = stack.to_bytes()
+    stack.stir(3)
+    assert stack.to_bytes() != before
+    stack.stir(3)
+    assert stack.to_bytes() == before
+
+
+def test_what_is_popped_from_stirred_bits_is_uniform_whatever_was_pushed() -> None:
+    """Bits-back pops z under q where the last z was pushed under the prior: one far out gives one far out again."""
+    found = []
+    for stirred in (False, True):
+        stack = Stack(1024, "likely/test")
+        stack.push(np.full(1024, TOTAL - 64), np.full(1024, 64))  # a code in the far tail, in every lane
+        if stirred:
+            stack.stir(0)
+        found.append(np.bincount(stack.pop(Uniform(1024, 8)), minlength=8))
+    assert found[0].tolist() == [0] * 7 + [1024]
+    assert ((found[1] - 128) ** 2 / 128).sum() < 45  # chi-square with 7 degrees of freedom: p = 1e-7

@@ -155,6 +155,15 @@ class Stack:
         self._words.extend(np.array(words[unused:], np.uint32))
         return np.array(symbols, np.int64)
 
+    def stir(self, key: int) -> None:
+        """Exclusive-or the low words of all lanes with pseudorandom ones: done twice, it is undone.
+
+        What was pushed under one distribution and is popped under another comes out uniform only if the first was
+        right; stirred, it comes out uniform in any case.
+        """
+        words = hashlib.shake_128(f"{self.borrowing}/stir/{key}".encode()).digest(4 * self.lanes)
+        self._state ^= np.frombuffer(words, "<u4").astype(np.uint64)
+
     def is_empty(self) -> bool:
         """Whether it is as it was when made: nothing on it, and every borrowed bit given back."""
         back = self._words.below()

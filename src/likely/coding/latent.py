@@ -167,7 +167,11 @@ class TwoPart(LatentScheme):
 
 
 class BitsBack(LatentScheme):
-    """z popped from q(z given x), so that its bits come back: groups of rows are chained within a chunk."""
+    """z popped from q(z given x), so that its bits come back: groups of rows are chained within a chunk.
+
+    A group's z lies on top, pushed under the prior, when the next one is popped. Where rows' z are not spread as the
+    prior says, these bits are not uniform, and z popped from them would not be a draw of q: they are stirred before.
+    """
 
     name = "bits-back"
     borrowing = "likely/bits-back"
@@ -181,6 +185,7 @@ class BitsBack(LatentScheme):
         for number, part in enumerate(reversed(parts), 1):
             rows = part.stop - part.start
             mean, log_var = self._posterior(x[part], _rows(y, part), rows)
+            stack.stir(part.start)
             k = stack.pop(self.lattice.table(mean.reshape(-1, 1), log_var.reshape(-1, 1))).reshape(rows, -1)
             for interval in reversed(self._joint(x[part], _rows(y, part), k)):
                 stack.push(*interval)
@@ -195,6 +200,7 @@ class BitsBack(LatentScheme):
             mean, log_var = self._posterior(x, y, len(x))
             start, frequency = self.lattice.table(mean.reshape(-1, 1), log_var.reshape(-1, 1)).interval(k.reshape(-1))
             stack.push(start, frequency)
+            stack.stir(part.start)
             found.append((x, y))
             if progress is not None:
                 progress(part.stop)
