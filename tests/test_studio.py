@@ -498,7 +498,7 @@ def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/"
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130  # as of every command that Ctrl-C ends
+        assert process.wait(60) in (130, 0)  # as of every command that Ctrl-C ends; 0 where SIGINT was being ignored
 
 
 @pytest.fixture

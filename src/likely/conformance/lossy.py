@@ -70,7 +70,9 @@ def _coded(model: Any, x: Tensor, rate: float, what: str) -> float:
             raise Failed(f"the coder does not end where it began ({what})")
     charged, says = _charged(model, x, rate)
     ours, theirs = float(charged.sum()), float(says.sum())
-    if not abs(ours - theirs) <= 0.005 * theirs + 0.01 * len(says):
+    # Far out in the tail a table has 1 or, where its rounded distribution function takes its last step, 2 of 2^24.
+    outliers = float((says > 22).sum())
+    if not abs(ours - theirs) <= 0.005 * theirs + 0.01 * len(says) + outliers:
         raise Failed(f"the tables charge {ours:.1f} bits, the model says {theirs:.1f} ({what})")
     told = float(model.rate_distortion(x, torch.tensor([rate], dtype=torch.float64))[0])
     if not abs(told - bits) <= 0.001 * bits + 1:
