@@ -235,6 +235,8 @@ def test_two_kinds_are_not_ranked(shelf: Shelf) -> None:
 def test_runs_are_told_from_their_ledgers(shelf: Shelf, tmp_path: Path) -> None:
     table = runs.overview(shelf)
     assert all(name in table for name in ("mixture", "joint", "vae", "digits"))
+    assert table.count("&lt;= ") == 1  # the VAE's bits are a bound; the others' are exact
+    assert table.count("<td>= ") == 2
     page = runs.portrait(shelf.path("vae"))
     assert "How it learned" in page
     assert "polyline" in page

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from likely.conformance import check
+from likely.logprob import Kind
 from likely.studio import look, pieces
 from likely.studio.desk import QUEUE, Desk
 from likely.studio.errors import sentence
@@ -44,7 +45,7 @@ def overview(shelf: Shelf) -> str:
                 recipe.get("family", start["model"]["family"] if "model" in start else "?"),
                 str(recipe.get("data", {}).get("source", "?")),
                 f"{start.get('parameters', 0):,}",
-                "" if last is None else f"{last:.3f}",
+                last,
                 state,
             ]
         except (ValueError, OSError, KeyError) as error:
@@ -82,7 +83,7 @@ def portrait(run: Path) -> str:
     if valid:
         each.insert(
             1,
-            pieces.tile(f"{valid[-1]['bits_per_dim']:.3f}", "bits/dim, held out", "As training ended; less is better."),
+            pieces.tile(_bits(valid[-1]), "bits/dim, held out", "As training ended; less is better within one kind."),
         )
     parts = [pieces.tiles(each)]
     if drawn := curves_svg(curves(entries)):
@@ -130,11 +131,16 @@ def proved(loaded: Loaded, told: Told) -> str:
     return f'<pre class="lk-said {kind}">{pieces.escape(str(report))}</pre>'
 
 
-def _summary(run: Path) -> tuple[dict[str, Any], float | None, str]:
+def _bits(entry: dict[str, Any]) -> str:
+    """Bits per dimension with their kind: exact, a bound or an estimate."""
+    return f"{Kind(entry['measure']).of_bits} {entry['bits_per_dim']:.3f}"
+
+
+def _summary(run: Path) -> tuple[dict[str, Any], str, str]:
     entries = Ledger(run).read("start", "valid", "stop")
-    valid = [e["bits_per_dim"] for e in entries if e["kind"] == "valid" and e.get("bits_per_dim") is not None]
+    valid = [e for e in entries if e["kind"] == "valid" and e.get("bits_per_dim") is not None]
     stop = next((e for e in reversed(entries) if e["kind"] == "stop"), None)
-    return entries[0], valid[-1] if valid else None, _state(run, stop)
+    return entries[0], _bits(valid[-1]) if valid else "", _state(run, stop)
 
 
 def _state(run: Path, stop: dict[str, Any] | None) -> str:
