@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from headers import put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -281,15 +282,6 @@ def rewritten(blob: bytes, change: Any = None, chunks: Any = None, table: Any = 
         table(record)
         parts = [container.notes(record, Kind.TABLE) if p.kind is Kind.TABLE else p for p in parts]
     return container.write(header, parts if chunks is None else chunks(parts), version)
-
-
-def put(*path: str, to: Any) -> Any:
-    def change(record: dict[str, Any]) -> None:
-        for key in path[:-1]:
-            record = record[key]
-        record[path[-1]] = to
-
-    return change
 
 
 @pytest.mark.parametrize(

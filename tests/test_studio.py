@@ -21,6 +21,7 @@ from PIL import Image
 pytest.importorskip("gradio", reason="the extra `studio` is not installed")
 
 from likely.config.recipe import parse
+from likely.data import load
 from likely.space import Integers
 from likely.studio import ask, charts, compare, complete, make, pieces, runs, train
 from likely.studio.desk import Desk
@@ -552,6 +553,13 @@ def test_ask_in_a_browser(page: Any, tmp_path: Path) -> None:
     page.set_input_files("#ask-files input[type=file]", bad)
     page.wait_for_selector("#ask-several .lk-problem")
     assert "bad.png cannot be read" in page.inner_text("#ask-several")
+    own = [tmp_path / "mine.png", tmp_path / "empty.png"]
+    digit = load("digits").test.x[5, 0].numpy().astype(np.uint8) * 15
+    for file, shown in zip(own, (digit, np.zeros_like(digit)), strict=True):
+        Image.fromarray(shown).save(file)
+    page.set_input_files("#ask-files input[type=file]", own)
+    page.wait_for_selector("#ask-several h3:has-text('Your pictures')")
+    assert [file.name for file in own if file.name not in (said := page.inner_text("#ask-several"))] == [], said
     canvas = page.locator("#ask-pad canvas")
     canvas.focus()
     shown = page.inner_text("#ask-out .lk-tile b >> nth=1")

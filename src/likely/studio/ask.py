@@ -162,16 +162,13 @@ def uploaded(loaded: Loaded, files: list[str]) -> tuple[torch.Tensor, list[str],
     return (torch.cat(rows) if rows else torch.empty(0, *loaded.space.shape)), names, wrong
 
 
-def verdicts(loaded: Loaded, x: torch.Tensor, names: list[str], told: Told = untold) -> str:
+def verdicts(loaded: Loaded, x: torch.Tensor, names: list[str], progress: Told = untold) -> str:
     """A verdict each for several pictures, as buttons that bring one to the pad."""
-    found = judge(loaded, x, told=told)
+    found = judge(loaded, x, told=progress)
+    told = [f"{name}: {found.verdict(i)}" for i, name in enumerate(names)]
     each = [
-        (
-            pieces.packed(x[i]),
-            f"{name}: {found.verdict(i)}",
-            pieces.figure(x[i], loaded.space, name, found.verdict(i)),
-        )
-        for i, name in enumerate(names)
+        (pieces.packed(row), said, pieces.figure(row, loaded.space, "", said))
+        for row, said in zip(x, told, strict=True)
     ]
     return pieces.section(
         "Your pictures", pieces.buttons("ask-row", each, "lk-strip large"), "Choose one to see more of it."
