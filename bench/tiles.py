@@ -41,7 +41,7 @@ def main() -> None:
         back = codec.decompress(out.getvalue())
         decoded = time.process_time()
         record = {
-            "name": "tiles",
+            "bench": "tiles",
             "side": side,
             "pictures": len(pictures),
             "bits_per_dim": 8 * out.tell() / numbers,

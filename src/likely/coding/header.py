@@ -24,17 +24,19 @@ whose every number on the way to a table is an integer that floats hold exactly,
 MOST_GROUP = 4096
 MOST_SIDE = 1 << 12
 
-_Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
-class _Part(BaseModel):
+class Record(BaseModel):
+    """Fields of a file that are read strictly. Abstract."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-Part = TypeVar("Part", bound=_Part)
+Fields = TypeVar("Fields", bound=Record)
 
 
-class Coding(_Part):
+class Coding(Record):
     """How rows became bits."""
 
     scheme: str
@@ -47,17 +49,17 @@ class Coding(_Part):
     """Latents: the grid covers [-reach, reach]."""
 
 
-class Content(_Part):
+class Content(Record):
     """What is inside."""
 
     rows: Annotated[int, Field(ge=1, le=2**40)]
-    sha256: _Hash
+    sha256: Hash
     """The first half of the SHA-256 of all rows, then all labels, as `canonical` lays them out."""
     nll_bits: int | None = None
     """-log2 p of all rows under the model (for latent models: a draw of its bound): what the payload is measured by."""
 
 
-class Tiling(_Part):
+class Tiling(Record):
     """How pictures are cut."""
 
     side: Annotated[int, Field(ge=1, le=MOST_SIDE)]
@@ -66,14 +68,14 @@ class Tiling(_Part):
     """Tiles at a picture's right and lower border are filled up to multiples of this."""
 
 
-class Written(_Part):
+class Written(Record):
     """With which model."""
 
     family: str
-    sha256: _Hash
+    sha256: Hash
 
 
-class Numerics(_Part):
+class Numerics(Record):
     """In which arithmetic, and what came out of it on the machine that wrote the file."""
 
     profile: str = "f64"
@@ -81,7 +83,7 @@ class Numerics(_Part):
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
-class Head(_Part):
+class Head(Record):
     """What both versions say. Abstract."""
 
     coding: Coding
@@ -109,11 +111,11 @@ class PicturesHeader(Head):
 _Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
-class Table(_Part):
+class Table(Record):
     """What is in a file of version 2."""
 
     names: list[str] | None = None
-    sha256: _Hash
+    sha256: Hash
     """The first half of the SHA-256 of all pictures: three u32 (C, H, W), then the pixels row by row, (H, W, C)."""
     shapes: Annotated[list[tuple[_Size, _Size, _Size, _Size]], Field(min_length=1)]
     """(C, H, W) of pictures, and how many follow each other that have it."""
@@ -134,7 +136,7 @@ def header_of(archive: Archive) -> Header | PicturesHeader:
     return header
 
 
-def parsed(kind: type[Part], record: dict[str, Any]) -> Part:
+def parsed(kind: type[Fields], record: dict[str, Any]) -> Fields:
     """JSON values as fields; raises `CorruptHeader` where they are no such fields."""
     try:
         return kind.model_validate_json(json.dumps(record))

@@ -29,7 +29,7 @@ from likely.coding.container import PICTURES, Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
 from likely.coding.fidelity import SMALLEST, ms_ssim, psnr
 from likely.coding.guard import check_model, check_numerics, frozen
-from likely.coding.header import CODER, Head, Numerics, Written, _Part, model_hash, parsed
+from likely.coding.header import CODER, Hash, Head, Numerics, Record, Written, model_hash, parsed
 from likely.coding.schemes import pushed
 from likely.coding.tables import GRID, Chosen, Ints, Listed, Located, Table, on_grid
 from likely.logprob import scoring
@@ -39,7 +39,7 @@ from likely.verbs import Lossy, name_of, require
 
 SCHEME = "lossy"
 LIMIT = 1 << 22
-"""Pixels of a picture, unless a codec is made with another limit: it is coded whole, in some 500 bytes a pixel."""
+"""Pixels of a picture, unless a codec is made with another limit: it is coded whole, in some 800 bytes a pixel."""
 HALF = 512
 """Latents are coded within this many steps of their centre; beyond, the encoder cuts them off."""
 _STEP, _LOW, _HIGH = 64, -4, 6
@@ -49,7 +49,7 @@ Picture = Tensor
 Figures = dict[str, Any]
 
 
-class Coding(_Part):
+class Coding(Record):
     """How pictures became bits."""
 
     scheme: Literal["lossy"] = "lossy"
@@ -65,7 +65,7 @@ class Header(Head):
     lossy: Literal[True] = True
 
 
-class Inside(_Part):
+class Inside(Record):
     """A picture of the table."""
 
     height: Annotated[int, Field(ge=1, le=1 << 24)]
@@ -76,12 +76,12 @@ class Inside(_Part):
     """The same; none for pictures with a side below 176 pixels."""
 
 
-class Contents(_Part):
+class Contents(Record):
     """The table: what is in a file."""
 
     names: list[str] | None = None
     pictures: Annotated[list[Inside], Field(min_length=1)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    sha256: Hash
     """The first half of the SHA-256 of the latents of all pictures, in units of 1/256 (i32), or of their pixels."""
     model_bits: int
     """-log2 of all latents under the model: what the chunks are measured by."""

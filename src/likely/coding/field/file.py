@@ -12,7 +12,6 @@ Integers decide all of it, latents and pixels, so every machine decodes the same
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from likely.coding import container
 from likely.coding.ans import Stack
@@ -50,7 +49,7 @@ from likely.coding.field.nets import (
     frozen,
     synthesise,
 )
-from likely.coding.header import CODER
+from likely.coding.header import CODER, Hash, Record, parsed
 from likely.coding.tables import GRID, Chosen, Ints, Listed, Located
 
 SCHEME = "neural-field"
@@ -60,14 +59,9 @@ _WEIGHT_SCALES = 64
 """Laplace tables for weights: log-scales from -1 on in steps of 1/8."""
 
 Picture = NDArray[np.uint8]
-_Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Coding(_Part):
+class Coding(Record):
     """How the picture became bits."""
 
     scheme: Literal["neural-field"]
@@ -76,10 +70,10 @@ class Coding(_Part):
     """The first half of a CRC over the frozen tables."""
 
 
-class Content(_Part):
+class Content(Record):
     """What is inside."""
 
-    sha256: _Hash
+    sha256: Hash
     """The first half of the SHA-256 of latents, weights and decoded pixels."""
     psnr: float | None = None
     """dB between the picture and what the file decodes to; none where they are equal."""
@@ -87,7 +81,7 @@ class Content(_Part):
     """The same for MS-SSIM; none for pictures with a side below 176 pixels."""
 
 
-class Header(_Part):
+class Header(Record):
     """All of it."""
 
     coding: Coding
@@ -104,11 +98,7 @@ def is_field(archive: Archive) -> bool:
 
 def header_of(archive: Archive) -> Header:
     """The header. Raises `CorruptHeader`, `UnsupportedVersion` or `NumericsMismatch`."""
-    try:
-        header = Header.model_validate_json(json.dumps(archive.header))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CorruptHeader(f"its field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    header = parsed(Header, archive.header)
     if header.shape[0] not in (1, 3) or min(header.shape) < 1:
         raise CorruptHeader(f"its shape is {header.shape}; accepts (1 or 3, height, width)")
     if header.coding.coder != CODER:
