@@ -213,13 +213,18 @@ def test_gradients_of_rounded_numbers_are_those_with_the_rounding_error_held() -
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_a_block_has_no_more_latents_than_numbers() -> None:
+    """The default preset is for colour; grey pictures have fewer numbers to a block, and are taken all the same."""
+    grey = lk.build("hyperprior", Integers((1, 12, 12), 256))
+    assert grey.config.latent == grey.enter.out_channels == 64
+    assert lk.build("hyperprior", Integers((3, 12, 12), 256)).config.latent == 128
+
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_refused() -> None:
     pictures = Integers((1, 16, 16), 256)
-    with pytest.raises(ValueError, match="latent is 17 for blocks of 16"):
-        made(latent=17)
     with pytest.raises(ValueError, match="condition is"):
         lk.build("hyperprior", pictures, Integers((), 10), **SMALL)
     for space in (Reals((1, 16, 16)), Integers((16,), 256)):

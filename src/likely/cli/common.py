@@ -86,6 +86,7 @@ def fresh(path: Path) -> Path:
 
 def told(result: Any, name: str, json: bool) -> int:
     """Say what training came to; the exit status."""
+    from likely.logprob import Kind
     from likely.terminal import give
 
     scores = [line for line in result.history if line["kind"] == "valid"]
@@ -100,7 +101,8 @@ def told(result: Any, name: str, json: bool) -> int:
     }
     lines = [f"{ended.get(result.reason, 'stopped')} after {result.step} steps, {result.seconds:.0f} s: {result.run}"]
     if scores and scores[-1].get("bits_per_dim") is not None:
-        lines.append(f"validation {scores[-1]['bits_per_dim']:.3f} bits/dim at step {scores[-1]['step']}")
+        bits = f"{Kind(scores[-1]['measure']).of_bits} {scores[-1]['bits_per_dim']:.3f}"
+        lines.append(f"validation {bits} bits/dim at step {scores[-1]['step']}")
     if result.signal is not None:
         lines.append(f"go on: likely resume {result.run}")
     give(record, "\n".join(lines), None, json)

@@ -30,7 +30,8 @@ class Hyperprior(FamilyConfig):
     blocks inside."""
 
     latent: Count = 128
-    """Latents of a block, at most channels x patch^2: those that vary most in a cosine transform to start with."""
+    """Latents of a block: those that vary most in a cosine transform to start with. No more than it has numbers,
+    channels x patch^2."""
 
     width: Count = 96
     """Channels inside the blocks of analysis and synthesis."""

@@ -314,9 +314,8 @@ def model(config: Config, space: Space, condition: Space | None, build: Callable
         raise TypeError(f"space is {space}; a hyperprior accepts pictures, Integers of (C, H, W)")
     if condition is not None:
         raise ValueError(f"condition is {condition}; a hyperprior accepts None")
-    most = space.shape[0] * config.patch**2
-    if config.latent > most:
-        raise ValueError(f"latent is {config.latent} for blocks of {most} numbers; accepts {most} or less")
+    # a block of grey pixels has fewer numbers than one in colour
+    config = config.model_copy(update={"latent": min(config.latent, space.shape[0] * config.patch**2)})
     return Hyperprior(config, space)
 
 
