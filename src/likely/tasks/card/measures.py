@@ -136,10 +136,11 @@ def size(asked: Asked) -> dict[str, Any]:
         else:
             noise = {} if verb in (Exact, Unnormalised) else {"noise": Noise(0, COUNTED)}
             given = (x, y) if takes_y(model) else (x,)
-            record["score"] = _counted(lambda: getattr(model, READINGS[verb])(*given, **noise))
+            record |= _counted("score", lambda: getattr(model, READINGS[verb])(*given, **noise))
             record["score_by"] = READINGS[verb]
         if has(model, Samples):
-            record["sample"] = _counted(lambda: model.sample(COUNTED, y if takes_y(model) else None, noise=Noise(0, 2)))
+            given = y if takes_y(model) else None
+            record |= _counted("sample", lambda: model.sample(COUNTED, given, noise=Noise(0, 2)))
         else:
             record["sample_why"] = _refusal(model, Samples, "sample")
     return record
@@ -172,11 +173,16 @@ def _parts(module: nn.Module) -> dict[str, int]:
     return {key or "all": sum(p.numel() for p in part.parameters()) for key, part in list(found.items())[:12]}
 
 
-def _counted(call: Callable[[], Any]) -> int:
-    """Multiply-adds a row of matrix products and convolutions, as PyTorch counts them (two flops each)."""
+def _counted(name: str, call: Callable[[], Any]) -> dict[str, Any]:
+    """Multiply-adds a row of matrix products and convolutions, as PyTorch counts them (two flops each).
+
+    Where a model has neither, nothing was counted, which is not the same as no work.
+    """
     with FlopCounterMode(display=False) as counter:
         call()
-    return counter.get_total_flops() // 2 // COUNTED
+    if found := counter.get_total_flops() // 2 // COUNTED:
+        return {name: found}
+    return {f"{name}_why": "it has no matrix products or convolutions, and only these are counted"}
 
 
 def _refusal(model: Any, needed: Any, task: str) -> str:
