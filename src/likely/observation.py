@@ -47,6 +47,10 @@ class Observation(ABC):
         """log p at every site, (B, *sites), from parameters (B, P, *sites) and x (B, C, *sites)."""
 
     @abstractmethod
+    def tempered(self, parameters: Tensor, t: float) -> Tensor:
+        """Parameters of p^(1/t), normalised; for mixtures of weights to the power of 1/t, and of scales times t."""
+
+    @abstractmethod
     def sample(self, parameters: Tensor, u: Tensor) -> Tensor:
         """x (B, C, *sites) from parameters and uniforms u (B, U, *sites)."""
 
@@ -66,6 +70,9 @@ class Bernoulli(Observation):
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         return F.logsigmoid(parameters * (2 * x.to(parameters.dtype) - 1)).sum(1)
+
+    def tempered(self, parameters: Tensor, t: float) -> Tensor:
+        return parameters / t
 
     def sample(self, parameters: Tensor, u: Tensor) -> Tensor:
         return (u < parameters.sigmoid()).long()
@@ -88,6 +95,9 @@ class Categorical(Observation):
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         return self._logits(parameters).gather(2, x.long().unsqueeze(2)).squeeze(2).sum(1)
+
+    def tempered(self, parameters: Tensor, t: float) -> Tensor:
+        return parameters / t
 
     def sample(self, parameters: Tensor, u: Tensor) -> Tensor:
         return _invert(self._logits(parameters).exp(), u, 2)
@@ -171,6 +181,13 @@ class DiscretisedLogisticMixture(Observation):
         x = x[:, None]
         return torch.where(x == 0, upper, torch.where(x == self.levels - 1, lower, upper + lower + inside))
 
+    def tempered(self, parameters: Tensor, t: float) -> Tensor:
+        c = self.channels
+        shape = (parameters.shape[0], self.components, -1, *parameters.shape[2:])
+        logit, mean, scale, chain = parameters.reshape(shape).split([1, c, c, self.chained], 2)
+        scale = scale.clamp(min=self.floor) + math.log(t)
+        return torch.cat([logit / t, mean, scale, chain], 2).reshape(parameters.shape)
+
     def sample(self, parameters: Tensor, u: Tensor) -> Tensor:
         logit, mean, log_scale, chain = self._split(parameters)
         chosen = _invert(logit.exp(), u[:, 0], 1)
@@ -214,6 +231,10 @@ class Normal(Observation):
         standard = (x.to(parameters.dtype) - mean) * (-log_scale).exp()
         return (-0.5 * standard.square() - log_scale - 0.5 * math.log(2 * math.pi)).sum(1)
 
+    def tempered(self, parameters: Tensor, t: float) -> Tensor:
+        mean, log_scale = parameters.chunk(2, 1)
+        return torch.cat([mean, log_scale + math.log(t) / 2], 1)
+
     def sample(self, parameters: Tensor, u: Tensor) -> Tensor:
         mean, log_scale = parameters.chunk(2, 1)
         return mean + log_scale.exp() * torch.special.ndtri(u)
@@ -248,6 +269,10 @@ class LogisticsOnGrid(Observation):
         mass = torch.where(x == 0, upper, torch.where(x == self.levels - 1, lower, upper + lower + inside))
         return (mass + logit).logsumexp(1)
 
+    def tempered(self, parameters: Tensor, t: float) -> Tensor:
+        logit, mean, log_scale = parameters.chunk(3, 1)
+        return torch.cat([logit / t, mean, log_scale + 256 * math.log(t)], 1)
+
     def sample(self, parameters: Tensor, u: Tensor) -> Tensor:
         logit, mean, log_scale = self._split(parameters)
         chosen = _invert(logit.exp(), u[:, 0], 1)[:, None]
@@ -268,6 +293,10 @@ class Conditional(NamedTuple):
     def log_prob(self, x_i: Tensor) -> Tensor:
         """log p of the site's values (B, C), in nats, (B,)."""
         return self.observation.log_prob(self.parameters, x_i)
+
+    def tempered(self, t: float) -> Conditional:
+        """The site at temperature t."""
+        return Conditional(self.observation, self.observation.tempered(self.parameters, t))
 
     def sample(self, u: Tensor) -> Tensor:
         """The site's values (B, C) from uniforms (B, U)."""

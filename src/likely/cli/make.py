@@ -45,7 +45,8 @@ def sample(
 
     Args:
         run: The run folder.
-        how: For models whose draws can be made in several ways (diffusion): name=heun evaluations=50 guidance=3.
+        how: For models whose draws can be made in several ways: name=heun evaluations=50 guidance=3 (diffusion),
+            temperature=0.8 (autoregressive models, and joints of one).
         n: How many.
         y: The class to draw from, by name or number; without it a joint draws the class as well, and a conditional
             model takes every class in turn.
@@ -62,6 +63,7 @@ def sample(
     from likely.tasks.learn import classes_of, recipe_of
     from likely.tasks.pictures import is_picture, save_values, suffixes
     from likely.tasks.samples import digest
+    from likely.tasks.ways import with_settings
     from likely.terminal import Stage, give
     from likely.train import Ledger, load_model
     from likely.verbs import name_of
@@ -70,9 +72,7 @@ def sample(
     recipe_of(run)
     model = load_model(run)
     settings = settings_of(how)
-    if settings and not hasattr(model, "drawn"):
-        raise ValueError(f"how is {' '.join(how)}, but {name_of(model)} draws in one way only; leave it out")
-    model = model.drawn(**settings) if settings else model
+    model = with_settings(model, settings)
     labels = labels_of(model, classes_of(run), y, n)
     chosen = secrets.randbits(62) if seed is None else seed
     path = out or fresh(run / f"samples-{chosen}{suffixes(model.space)[0]}")

@@ -19,6 +19,7 @@ from likely.studio.shelf import Loaded, Told, untold
 from likely.tasks.film import animation, film, has_film, thinned
 from likely.tasks.latents import Axes, Codes, has_codes
 from likely.tasks.samples import digest
+from likely.tasks.ways import Tempered, sites_of, with_settings
 from likely.verbs import name_of
 
 AXES = 6
@@ -30,8 +31,10 @@ ANY = "any"
 
 
 def ways(loaded: Loaded) -> dict[str, Any]:
-    """The settings for drawing that a model takes, with its own choices: samplers and number of evaluations."""
+    """The settings for drawing that a model takes, with its own choices: sampler and evaluations, or temperature."""
     model, found = loaded.model, {}
+    if not hasattr(model, "drawn") and sites_of(model) is not None:
+        found = {"temperature": 1.0}
     if hasattr(model, "drawn"):
         settings = getattr(model.config, "sampler", model.config)
         found = {name: getattr(settings, name) for name in ("name", "evaluations") if hasattr(settings, name)}
@@ -40,12 +43,12 @@ def ways(loaded: Loaded) -> dict[str, Any]:
     return found
 
 
-def drawer(loaded: Loaded, sampler: str | None, evaluations: int | None) -> Any:
+def drawer(loaded: Loaded, sampler: str | None, evaluations: int | None, temperature: float | None = None) -> Any:
     """The model, or the model with other settings for drawing."""
     own = ways(loaded)
-    asked = {"name": sampler, "evaluations": evaluations}
+    asked = {"name": sampler, "evaluations": evaluations, "temperature": temperature}
     settings = {key: value for key, value in asked.items() if key in own and value is not None and value != own[key]}
-    return loaded.model.drawn(**settings) if settings else loaded.model
+    return with_settings(loaded.model, settings)
 
 
 def labels(loaded: Loaded, n: int, label: str | None) -> torch.Tensor | None:
@@ -76,16 +79,21 @@ def draws(
     label: str | None,
     sampler: str | None,
     evaluations: int | None,
+    temperature: float | None = None,
     told: Told = untold,
 ) -> str:
     """Draws in order, none left out, as HTML."""
     pictures(loaded)
     affordable(n, _priced(loaded, evaluations), loaded.space.dims)
-    model, y = drawer(loaded, sampler, evaluations), labels(loaded, n, label)
+    model, y = drawer(loaded, sampler, evaluations, temperature), labels(loaded, n, label)
+    if y is None and model.condition is not None and isinstance(model, Tempered):
+        y = torch.arange(n) % model.condition.levels  # a joint's own classes are drawn at temperature 1 only
     x = draw(model, n, y, seed=seed, progress=lambda done: told(done / n, "drawing"))
     names = [""] * n if y is None else [_name(loaded, int(c)) for c in y]
     figures = [pieces.figure(x[i], loaded.space, f"draw {i}", names[i]) for i in range(n)]
     note = f"Seed {seed}: the first {n} draws, in order, whoever asks for them. SHA-256 {digest(x)[:16]}…"
+    if isinstance(model, Tempered):
+        note += f" At temperature {model.temperature:g}: sharpened or flattened, and so not draws from p(x)."
     return pieces.section("What it imagines", pieces.strip(figures), note)
 
 
@@ -176,6 +184,9 @@ def tab(desk: Desk) -> None:
             seed = gr.Textbox("1", label="Seed (empty: a fresh one)", max_lines=1)
             sampler = gr.Dropdown([], label="Sampler", visible=False)
             evaluations = gr.Slider(1, 200, 20, step=1, label="Evaluations of the network", visible=False)
+            heat = gr.Slider(
+                0.1, 2, 1, step=0.05, label="Temperature (1: the model's own draws)", visible=False, elem_id="make-heat"
+            )
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", elem_id="make-draw")
                 filmed = gr.Button("Film", elem_id="make-film")
@@ -202,6 +213,7 @@ def tab(desk: Desk) -> None:
             gr.Dropdown(choices=classes, value=ANY, visible=loaded.model.condition is not None and loaded.given_y),
             gr.Dropdown(choices=own.get("samplers", []), value=own.get("name"), visible="name" in own),
             gr.Slider(value=own["evaluations"], visible=True) if "evaluations" in own else gr.Slider(visible=False),
+            gr.Slider(value=1, visible="temperature" in own),
             gr.Column(visible=loaded.pictures and has_codes(loaded.model)),
             pieces.hint("Draw, and see what the model imagines."),
             "",
@@ -220,10 +232,10 @@ def tab(desk: Desk) -> None:
         return at(loaded, [float(value) for value in places])
 
     how: dict[str, Any] = {"show_progress_on": [out], **QUEUE}
-    fresh = [label, sampler, evaluations, walking, out, place]
+    fresh = [label, sampler, evaluations, heat, walking, out, place]
     for chosen in (desk.model.change, desk.load):
-        chosen(desk.asks(start, 6, 4), [desk.model], fresh, **how)
-    go.click(desk.asks(drawing), [desk.model, n, seed, label, sampler, evaluations], [out], **how)
+        chosen(desk.asks(start, 7, 5), [desk.model], fresh, **how)
+    go.click(desk.asks(drawing), [desk.model, n, seed, label, sampler, evaluations, heat], [out], **how)
     filmed.click(desk.asks(filming), [desk.model, n, seed, label, sampler, evaluations], [out], **how)
     ahead.click(desk.asks(walked), [desk.model, first, last], [out], **how)
     live = {"trigger_mode": "always_last", "show_progress": "hidden", **QUEUE}
