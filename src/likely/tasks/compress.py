@@ -63,7 +63,7 @@ def gather(
         path = Path(source).expanduser()
         files = pictures_in(path)
         if files:
-            return _frompictures_in(path, files[:limit], model, classes)
+            return _from_pictures(path, files[:limit], model, classes)
         data = load(DataConfig(source=str(source)))
     if data.space != model.space:
         raise ValueError(f"inputs {data.name} live in {data.space}; the model's data in {model.space}")
@@ -83,7 +83,7 @@ def pictures_in(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
-def _frompictures_in(path: Path, files: list[Path], model: Any, classes: tuple[str, ...]) -> Inputs:
+def _from_pictures(path: Path, files: list[Path], model: Any, classes: tuple[str, ...]) -> Inputs:
     space = model.space
     if not isinstance(space, Integers) or len(space.shape) != 3 or space.shape[0] not in (1, 3) or space.levels != 256:
         raise ValueError(f"inputs are pictures of 256 levels; the model's data are {space}")

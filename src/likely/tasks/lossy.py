@@ -16,7 +16,7 @@ from likely.coding.lossy import Decoded, LossyCodec, describe
 from likely.config.data import DataConfig
 from likely.data import Data
 from likely.data.images import SUFFIXES, decode, to_array
-from likely.tasks.compress import EXACT, png, targets
+from likely.tasks.compress import EXACT, pictures_in, png, targets
 
 GREY = "grey to RGB (mode=rgb)"
 
@@ -41,7 +41,7 @@ def gather(source: str | Path | Data, codec: LossyCodec, *, split: str = "test",
             raise ValueError(f"inputs {source.name} live in {source.space}; the model's data in {codec.space}")
         return Album(list(getattr(source, split).x[:limit]), None, f"{source.name}, {split}")
     path = Path(source).expanduser()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = pictures_in(path)
     if not files:
         raise ValueError(f"inputs is {source}; accepts a picture, or a folder of {', '.join(SUFFIXES)}")
     if codec.space.levels != 256 or codec.space.shape[0] not in (1, 3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from likely.coding.codec import replace
+from likely.coding.files import replace
 from likely.coding.field.file import Progress, compress, decompress
 from likely.tasks.compress import describe, pixels_of, png
 
