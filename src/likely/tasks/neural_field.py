@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from likely.coding.files import replace
 from likely.coding.field.file import Progress, compress, decompress
+from likely.coding.files import replace
 from likely.tasks.compress import describe, pixels_of, png
 
 
