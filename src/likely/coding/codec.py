@@ -42,6 +42,7 @@ from likely.coding.header import (
     model_hash,
     numerics_of,
 )
+from likely.coding.local import Unmovable
 from likely.coding.schemes import Scheme
 from likely.logprob import check_condition, log_prob, scoring
 from likely.space import Integers
@@ -267,7 +268,10 @@ class Codec:
         raw = canonical(x, self.space).tobytes()
         if y is not None:
             raw += canonical(y, self.model.condition).tobytes()
-        data = scheme.encode(x, y, nats=nats).to_bytes()
+        try:
+            data = scheme.encode(x, y, nats=nats).to_bytes()
+        except Unmovable:
+            return Chunk(Kind.RAW, len(x), raw)
         if len(data) < len(raw) and (not verify or self._comes_back(scheme, data, x, y)):
             return Chunk(Kind.MODEL, len(x), data)
         return Chunk(Kind.RAW, len(x), raw)
