@@ -77,7 +77,7 @@ CASES: dict[str, dict[str, Any]] = {
         "family": "flow",
         "preset": "small",
         "train": {**IMAGES, "batch": 64},
-        "seconds": 300,
+        "seconds": 150,
     },
     "mixture": {
         "data": "fashion-mnist",

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likely.coding.ans import Stack
+from likely.coding.ans import Stack, pseudorandom
 from likely.coding.header import Coding
 from likely.coding.programs import padded
 from likely.coding.schemes import Progress, Scheme, lanes_for
@@ -39,8 +39,11 @@ LOGS = 1 << 12
 """Log-scales are integers in units of 2^-12."""
 SCALE_BITS = 12
 """Digits that a change of scale pops, at most; its factor is a ratio of integers up to 2^12."""
-_PRIOR_FINE, _PRIOR_REACH, _BEYOND = 5, 64, 1 << 26
-_GROWTH = 8
+_CELL = 5
+"""Normal numbers are coded in cells of 2^-5, whose places are all alike."""
+_REACH, _NOISE_REACH, _BEYOND = 16, 6, 1 << 26
+_GROWTH = 16
+"""A group has a sixteenth of the rows coded before it: what is on the stack of these then suffices for its digits."""
 
 
 class Unmovable(ValueError):
@@ -48,10 +51,10 @@ class Unmovable(ValueError):
 
 
 class Walker:
-    """What a walk works with: digits on a stack, and networks on batches of one size."""
+    """What a walk works with: digits on a stack, and networks asked on batches of `size` rows; `first` is that of its rows."""
 
-    def __init__(self, stack: Stack, size: int, fine: int) -> None:
-        self.stack, self.size, self.fine = stack, size, fine
+    def __init__(self, stack: Stack, size: int, fine: int, first: int = 0) -> None:
+        self.stack, self.size, self.fine, self.first = stack, size, fine, first
 
     # digits -------------------------------------------------------------------------------------------------------
 
@@ -59,7 +62,7 @@ class Walker:
         """Uniform digits 0 .. size-1, in the shape of `sizes`; these are at most 2^40."""
         flat = sizes.reshape(-1)
         shift = _shift(flat)
-        found = self.stack.pop(Uniform(len(flat), _above(flat, shift)))
+        found = self.stack.pop(Uniform(len(flat), _upper(flat, shift)))
         wide = np.flatnonzero(shift)
         if len(wide):
             found[wide] = (found[wide] << shift[wide]) | self.pop(1 << shift[wide])
@@ -72,29 +75,57 @@ class Walker:
         wide = np.flatnonzero(shift)
         if len(wide):
             self.push(flat[wide] & ((1 << shift[wide]) - 1), 1 << shift[wide])
-        self.stack.push(*Uniform(len(flat), _above(sizes, shift)).interval(flat >> shift))
+        self.stack.push(*Uniform(len(flat), _upper(sizes, shift)).interval(flat >> shift))
+
+    def pop_noise(self, shape: tuple[int, ...], bits: int) -> Ints:
+        """Numbers of so many bits that are uniform whatever lies on the stack: pseudorandom ones are added to them."""
+        return self.pop(np.full(shape, 1 << bits)) ^ self._key(shape, bits)
+
+    def push_noise(self, noise: Ints, bits: int) -> None:
+        """The inverse."""
+        self.push(noise ^ self._key(noise.shape, bits), np.full(noise.shape, 1 << bits))
+
+    def _key(self, shape: tuple[int, ...], bits: int) -> Ints:
+        words = pseudorandom(f"{self.stack.borrowing}/noise/{self.first}", math.prod(shape))
+        return words.reshape(shape).astype(np.int64) >> 32 - bits
 
     def pop_normal(self, n: int) -> Ints:
-        """n standard normal numbers, on the lattice."""
-        high = self.stack.pop(Chosen(_normal(), np.zeros(n, np.int64)))
-        last = _normal().size - 1
+        """n standard normal numbers within +-6, on the lattice."""
+        return self._below(self.stack.pop(_normals(_NOISE_REACH, n)), _NOISE_REACH)
+
+    def push_normal(self, z: Ints) -> None:
+        """The inverse, of z (n,)."""
+        self.stack.push(
+            *_normals(_NOISE_REACH, len(z)).interval(self._above(z, _NOISE_REACH).clip(0, _last(_NOISE_REACH)))
+        )
+
+    def pop_any_normal(self, n: int) -> Ints:
+        """n numbers under a standard normal; any are possible, for the first and last cell say that a number follows."""
+        high, last = self.stack.pop(_normals(_REACH, n)), _last(_REACH)
         beyond = np.flatnonzero((high == 0) | (high == last))
         if len(beyond):
             far = self.pop(np.full(len(beyond), _BEYOND))
             high[beyond] = np.where(high[beyond] == 0, -far, last + far)
-        low = self.fine - _PRIOR_FINE
-        return ((high - (_PRIOR_REACH << _PRIOR_FINE) << low) + self.pop(np.full(n, 1 << low))).clip(-FAR, FAR)
+        return self._below(high, _REACH).clip(-FAR, FAR)
 
-    def push_normal(self, z: Ints) -> None:
+    def push_any_normal(self, z: Ints) -> None:
         """The inverse, of z (n,)."""
-        low, last = self.fine - _PRIOR_FINE, _normal().size - 1
-        self.push(z & ((1 << low) - 1), np.full(len(z), 1 << low))
-        high = (z >> low) + (_PRIOR_REACH << _PRIOR_FINE)
+        high, last = self._above(z, _REACH), _last(_REACH)
         beyond = high[(high <= 0) | (high >= last)]
         if len(beyond):
             self.push(np.where(beyond <= 0, -beyond, beyond - last), np.full(len(beyond), _BEYOND))
-        high = high.clip(0, last)
-        self.stack.push(*Chosen(_normal(), np.zeros(len(high), np.int64)).interval(high))
+        self.stack.push(*_normals(_REACH, len(z)).interval(high.clip(0, last)))
+
+    def _below(self, cell: Ints, reach: int) -> Ints:
+        """Places in cells of 2^-5, of which digits off the stack take one."""
+        low = self.fine - _CELL
+        return (cell - (reach << _CELL) << low) + self.pop(np.full(len(cell), 1 << low))
+
+    def _above(self, z: Ints, reach: int) -> Ints:
+        """The inverse: cells, and digits on the stack."""
+        low = self.fine - _CELL
+        self.push(z & ((1 << low) - 1), np.full(len(z), 1 << low))
+        return (z >> low) + (reach << _CELL)
 
     # numbers ------------------------------------------------------------------------------------------------------
 
@@ -233,11 +264,11 @@ class LocalBitsBack(Scheme):
         parts, dims = self._parts(len(x)), self.model.space.dims
         guess = len(x) * dims * math.log2(self.model.space.levels) / 2
         stack = Stack(lanes_for(guess, max(part.stop - part.start for part in parts) * dims), self.borrowing)
-        walker = Walker(stack, self.size, self.fine)
         for part in reversed(parts):
+            walker = self._walker(stack, part)
             labels = None if y is None else y[part]
             stack.stir(part.start)
-            walker.push_normal(self.moves.forward(x[part].long(), labels, walker).numpy().reshape(-1))
+            walker.push_any_normal(self.moves.forward(x[part].long(), labels, walker).numpy().reshape(-1))
             for interval in reversed(self.labels(labels)):
                 stack.push(*interval)
             if progress is not None:
@@ -245,16 +276,21 @@ class LocalBitsBack(Scheme):
         return stack
 
     def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
-        walker, xs, ys = Walker(stack, self.size, self.fine), [], []
+        xs, ys = [], []
         for part in self._parts(n):
-            rows = part.stop - part.start
+            rows, walker = part.stop - part.start, self._walker(stack, part)
             ys.append(self.popped_labels(stack, rows))
-            z = torch.from_numpy(walker.pop_normal(rows * self.model.space.dims)).reshape(rows, -1)
+            z = torch.from_numpy(walker.pop_any_normal(rows * self.model.space.dims)).reshape(rows, -1)
             xs.append(self.moves.inverse(z, ys[-1], walker))
             stack.stir(part.start)
             if progress is not None:
                 progress(part.stop)
         return torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
+
+    def _walker(self, stack: Stack, part: slice) -> Walker:
+        """Batches are as large as the group, or by as much larger as the scheme's are than its groups."""
+        rows = part.stop - part.start
+        return Walker(stack, rows + max(self.size - self.group, 0), self.fine, part.start)
 
     def _parts(self, n: int) -> list[slice]:
         """The rows of every group, in the order of decoding: the last ones are coded first, and are few."""
@@ -271,15 +307,24 @@ def _shift(sizes: Ints) -> Ints:
     return np.maximum(np.frexp((sizes - 1).astype(np.float64))[1] - 16, 0).astype(np.int64)
 
 
-def _above(sizes: Ints, shift: Ints) -> Ints:
+def _upper(sizes: Ints, shift: Ints) -> Ints:
     """How many numbers there are without these bits: one part in 2^15 more than there need be, at most."""
     return -(-sizes >> shift)
 
 
+def _last(reach: int) -> int:
+    """The last of the cells within +-reach."""
+    return (reach << _CELL + 1) - 1
+
+
+def _normals(reach: int, n: int) -> Chosen:
+    """n times N(0, 1) in cells of 2^-5 within +-reach."""
+    return Chosen(_normal(reach), np.zeros(n, np.int64))
+
+
 @cache
-def _normal() -> Listed:
-    """N(0, 1) in cells of 2^-5 within +-64; its first and last symbol mean that a number follows."""
-    size = _PRIOR_REACH << _PRIOR_FINE + 1
-    centre, log_scale = size * GRID // 2 - GRID // 2, round(_PRIOR_FINE * math.log(2) * GRID)
+def _normal(reach: int) -> Listed:
+    size = reach << _CELL + 1
+    centre, log_scale = size * GRID // 2 - GRID // 2, round(_CELL * math.log(2) * GRID)
     one = np.zeros((1, 1), np.int64)
     return Located(size, one, one + centre, one + log_scale, "normal").in_full()

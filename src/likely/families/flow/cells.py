@@ -17,9 +17,9 @@ from likely.coding.local import Moves, Unmovable, Walker, cell_of
 from likely.coding.tables import Ints
 from likely.families.flow.moves import Given, on_lattice
 
-BITS, NOISE_BITS = 20, 26
-"""A cell has 2^20 parts; 2^26 where noise learns, so that each of the places in `_NOISE_REACH` can keep one."""
-_REACH, _NOISE_REACH = 24, 8
+BITS, NOISE_BITS = 20, 28
+"""A cell has 2^20 parts; 2^28 where noise learns, so that each of the places in `_NOISE_REACH` can keep one."""
+_REACH, _NOISE_REACH = 24, 16
 _KNOTS = 8  # G is linear on steps of 2^-8
 _ONE = 30  # and in units of 2^-30
 
@@ -44,11 +44,10 @@ class UniformFill:
     bits = BITS
 
     def forward(self, x: Tensor, walker: Walker) -> Ints:
-        i = x.numpy()
-        return (i << self.bits) | walker.pop(np.full(i.shape, 1 << self.bits))
+        return (x.numpy() << self.bits) | walker.pop_noise(tuple(x.shape), self.bits)
 
     def inverse(self, part: Ints, walker: Walker) -> Tensor:
-        walker.push(part & ((1 << self.bits) - 1), np.full(part.shape, 1 << self.bits))
+        walker.push_noise(part & ((1 << self.bits) - 1), self.bits)
         return torch.from_numpy(part >> self.bits)
 
 
