@@ -25,6 +25,7 @@ ROWS = {  # name: family, tiny instance, rows
     "two-part": ("vae", "categorical", 5),
     "bits-back": ("vae", "mixture", 60),
     "integer-flow": ("integer-flow", "image", 30),
+    "local-bits-back": ("flow", "dequantised, variational image", 120),
 }
 
 
@@ -49,7 +50,7 @@ def rows(folder: Path) -> None:
         y = torch.arange(n) % model.condition.levels if model.condition is not None else None
         x = sample(model, n, y, seed=0)
         x[-1] = torch.arange(x[-1].numel()).reshape(x[-1].shape) % model.space.levels  # likely or not
-        blob = Codec(model, group=7, chunk=None if name == "bits-back" else 20).compress(x, y)
+        blob = Codec(model, group=7, chunk=None if name.endswith("bits-back") else 20).compress(x, y)
         (folder / f"{name}.lkz").write_bytes(blob)
         np.savez_compressed(folder / f"{name}.npz", x=x.numpy(), **({} if y is None else {"y": y.numpy()}))
 
