@@ -47,6 +47,8 @@ class Coding(Record):
     """Latents: they are coded on a grid of 2^-fine."""
     reach: Annotated[int | None, Field(ge=1, le=2**12)] = None
     """Latents: the grid covers [-reach, reach]."""
+    labels: bool | None = None
+    """Joints p(x, y): whether the rows have their labels, or whatever labels bits-back chose, which are not kept."""
 
 
 class Content(Record):

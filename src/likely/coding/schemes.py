@@ -64,8 +64,23 @@ class Scheme(ABC):
         """
 
     @abstractmethod
+    def push(self, stack: Stack, x: Any, y: Any, key: int, nats: Tensor | None = None) -> None:
+        """Put the x of a group on a stack, given labels that are known to whoever decodes; `key` is the group's own."""
+
+    @abstractmethod
+    def pop(self, stack: Stack, rows: int, y: Any, key: int) -> Any:
+        """Take the x of a group off again."""
+
     def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
         """The n rows (x, y) that a stack holds, which is empty afterwards unless something was wrong."""
+        xs, ys = [], []
+        for part in self.groups(n):
+            rows = part.stop - part.start
+            ys.append(self.popped_labels(stack, rows))
+            xs.append(self.pop(stack, rows, ys[-1], part.start))
+            if progress is not None:
+                progress(part.stop)
+        return torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
 
     def groups(self, n: int) -> list[slice]:
         """The rows of every group."""
@@ -104,15 +119,12 @@ class Sequential(Scheme):
                 progress(part.stop)
         return pushed(found)
 
-    def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
-        xs, ys = [], []
-        for part in self.groups(n):
-            rows = part.stop - part.start
-            ys.append(self.popped_labels(stack, rows))
-            xs.append(popped(self._program(self.full(ys[-1])), stack, rows, self.size))
-            if progress is not None:
-                progress(part.stop)
-        return torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
+    def push(self, stack: Stack, x: Any, y: Any, key: int, nats: Tensor | None = None) -> None:
+        for interval in reversed(self._intervals(x, y, nats)):
+            stack.push(*interval)
+
+    def pop(self, stack: Stack, rows: int, y: Any, key: int) -> Any:
+        return popped(self._program(self.full(y)), stack, rows, self.size)
 
     def bits(self, x: Any, y: Any = None) -> Tensor:
         """What the tables charge for each row, (n,) bits; the labels are not counted."""
