@@ -11,6 +11,7 @@ bits); each chunk's checksum; that the coder ends where it began; the content's 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from likely.coding import container
 from likely.coding.ans import Stack
 from likely.coding.choice import coded, scheme_for, scheme_of
+from likely.coding.classes import Classes
 from likely.coding.container import Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
 from likely.coding.files import replace
@@ -43,7 +45,7 @@ from likely.coding.header import (
     numerics_of,
 )
 from likely.coding.schemes import Scheme
-from likely.logprob import check_condition, log_prob, scoring
+from likely.logprob import LogProb, check_condition, log_prob, scoring
 from likely.space import Integers
 from likely.verbs import name_of
 
@@ -98,8 +100,11 @@ class Report:
 class Codec:
     """Lossless compression of a model's rows. Raises `TypeError` where the model has no verb that serves.
 
-    The model is copied and used in float64 on the CPU; of a joint p(x, y) it is p(x given y), and labels are coded with
-    the rows. `scheme` is sequential for `Ordered` models and integer flows; for latent models bits-back, or two-part,
+    The model is copied and used in float64 on the CPU; of a hybrid it is the one of p(x). The labels of a conditional
+    model are coded with the rows, each of them alike; those of a joint as p(y) says. A joint also takes rows without
+    labels, which cost -log2 p(x).
+
+    `scheme` is sequential for `Ordered` models and integer flows; for latent models bits-back, or two-part,
     which is chosen for fewer than 20 rows. `group` rows are coded together (up to 256, as suits scheme and size; fewer
     where there are fewer rows), `chunk` rows make a chunk that can be decoded by itself. `limit` is the largest number
     of numbers that a file may hold.
@@ -136,14 +141,15 @@ class Codec:
         notes: Mapping[str, Any] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> bytes:
-        """An .lkz file that holds the rows x (n, *shape), and the labels y of a conditional model.
+        """An .lkz file that holds the rows x (n, *shape), and the labels y of a conditional model; a joint's may be
+        left out.
 
         With `verify` every chunk is decoded again, in batches of another size, before it counts; rows that do not come
         back, or would not become smaller, are stored as they are. `notes` are kept with the file (JSON values).
         `progress` is called with the rows done. Raises `ValueError` or `TypeError` naming x or y.
         """
         x, y, n = self._checked(x, y)
-        scheme = scheme_for(self.model, n, self.group, self.scheme)
+        scheme = scheme_for(self.model, n, self.group, self.scheme, y is not None)
         chunks, nats = [], torch.zeros(n, dtype=torch.float64)
         with scoring(self.model):
             for part in self._parts(n, scheme):
@@ -151,7 +157,7 @@ class Codec:
                 if progress is not None:
                     progress(part.stop)
         if not scheme.exact:
-            nats = log_prob(self.model, x, y).nats
+            nats = self._says(x, y).nats
         if notes:
             chunks.append(container.notes(notes))
         header = Header(
@@ -188,7 +194,7 @@ class Codec:
                 done += entry.rows
                 if progress is not None:
                     progress(done)
-        x, y = torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
+        x, y = torch.cat(xs), None if self._labels(scheme) is None else torch.cat(ys)
         if content_hash(x, y, self.space, self.model.condition) != header.content.sha256:
             raise DecodeMismatch("what was decoded is not what was put in: the content's hash differs")
         return Rows(x, y, archive.notes())
@@ -210,9 +216,12 @@ class Codec:
     # What it costs ------------------------------------------------------------------------------------------------
 
     def expected_bits(self, x: Any, y: Any = None) -> Tensor:
-        """-log2 p of each row under the model itself, (n,); for latent models of one draw of its bound."""
+        """-log2 p of each row under the model itself, (n,); for latent models of one draw of its bound.
+
+        That is p(x), or p(x given y) of a conditional model; for a joint p(x, y) where there are labels, else p(x).
+        """
         x, y, _ = self._checked(x, y)
-        return -log_prob(self.model, x, y).nats / math.log(2)
+        return -self._says(x, y).nats / math.log(2)
 
     def report(self, x: Any, y: Any = None) -> Report:
         """Compress x, decompress it, and say where the bits went."""
@@ -225,7 +234,7 @@ class Codec:
         raw = [8 * e.size for e in archive.entries if e.kind is Kind.RAW]
         with scoring(self.model):
             initial = sum(self._initial(scheme, x, y, part) for part in self._parts(n, scheme))
-        reading = log_prob(self.model, x, y)
+        reading = self._says(x, y)
         return Report(
             rows=n,
             dims=self.space.dims,
@@ -259,6 +268,18 @@ class Codec:
         y = check_condition(self.model, y, n)
         return x.cpu(), None if y is None else y.cpu(), n
 
+    def _says(self, x: Tensor, y: Any) -> LogProb:
+        """What the model says of all that a file holds: of a joint's rows with labels, log p(x, y)."""
+        reading = log_prob(self.model, x, y)
+        if y is None or not isinstance(self.model, Classes):
+            return reading
+        with scoring(self.model):
+            return dataclasses.replace(reading, nats=reading.nats + self.model.log_prior()[y].double())
+
+    def _labels(self, scheme: Scheme) -> Integers | None:
+        """The space of the labels that a file holds, if it holds any."""
+        return None if scheme.coding.labels is False else self.model.condition
+
     def _parts(self, n: int, scheme: Scheme) -> list[slice]:
         size = self.chunk or scheme.chunk
         return [slice(low, min(low + size, n)) for low in range(0, n, size)]
@@ -284,7 +305,7 @@ class Codec:
         if kind is Kind.MODEL:
             x, y = self._decoded(scheme, number, data, rows)
             return torch.from_numpy(canonical(x, self.space)), y
-        of_x, condition = np.dtype(dtype_of(self.space)), self.model.condition
+        of_x, condition = np.dtype(dtype_of(self.space)), self._labels(scheme)
         of_y, size = np.dtype(dtype_of(condition or self.space)), rows * self.space.dims * of_x.itemsize
         if len(data) != size + (0 if condition is None else rows * of_y.itemsize):
             raise CorruptChunk(number, f"{len(data)} bytes cannot hold {rows} rows of {self.space}")
