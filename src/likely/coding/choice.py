@@ -73,12 +73,11 @@ def scheme_for(
     if name is not None and name not in known:
         raise ValueError(f"scheme is {name!r}; {name_of(model)} accepts {', '.join(known)}")
     if isinstance(model, Classes):
-        if not labelled and SEQUENTIAL[0].name in known:  # as below: the first group's initial bits
-            group = group or min(max(rows // 16, 1), 64)
+        if not labelled and SEQUENTIAL[0].name in known:  # as below: the first group's initial bits, which are few
+            group = group or min(max(rows // 16, 1), _most(model))
         return _joined(model, [scheme_for(part, rows, group, name) for part in model.parts], labelled)
     if SEQUENTIAL[0].name in known:
-        # a network works best on many rows at once, up to some 10^5 numbers that it keeps in mind for each layer
-        return Sequential(model, min(group or min(256, max(16, (1 << 18) // model.space.dims)), rows))
+        return Sequential(model, min(group or _most(model), rows))
     few = rows < FEW_ROWS if name is None else name == TwoPart.name
     with scoring(model):
         # every group borrows once, so groups grow with the rows: their initial bits stay some thousandths of the whole
@@ -101,6 +100,11 @@ def scheme_of(model: Any, coding: Coding) -> Scheme:
         raise CorruptHeader(f"its latents are on a grid of {coding.fine} bits up to {coding.reach}")
     latent = BitsBack if coding.scheme == BitsBack.name else TwoPart
     return latent(model, coding.group, Lattice(coding.fine, coding.reach))
+
+
+def _most(model: Any) -> int:
+    """A network works best on many rows at once, up to some 10^5 numbers that it keeps in mind for each layer."""
+    return min(256, max(16, (1 << 18) // model.space.dims))
 
 
 def _joined(model: Any, parts: list[Scheme], labelled: bool) -> OfClasses:

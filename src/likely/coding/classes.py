@@ -4,8 +4,8 @@
     rows without         encode: pop y ~ q(y given x), push x given y, push y under p(y); decode: the inverse. What it
                          costs is log q(y given x) - log p(x, y): where q is p(y given x), -log p(x) whatever y came up.
 
-The second is bits-back with the class as the latent (`likely.coding.latent` has the reference): a walk through the
-sites as for one class both ways, and one more pass for q, where a mixture of the classes' conditionals would take K
+The second is bits-back with the class as the latent (`likely.coding.latent` has the reference). It takes one walk
+through the sites, and K classes in a pass of their own for q, where a mixture of the classes' conditionals would take K
 walks. The bits that choose the first group's y have to come from somewhere, and are lost: log2 K a row at most, and
 next to nothing where x tells its class.
 
@@ -136,8 +136,9 @@ class OfClasses(Scheme):
 
     def _classes(self, x: Any) -> tuple[Weighed, Tensor]:
         """q(y given x), and log p(x) or its bound, (rows,) nats."""
-        size, logits, nats = PIECE + self._spare, [], []
-        for piece in x.split(PIECE):
+        most = min(PIECE, self.group)
+        size, logits, nats = most + self._spare, [], []
+        for piece in x.split(most):
             noise = Noise(0, torch.zeros(size, dtype=torch.int64), 1 if has(self.model, Exact) else DRAWS)
             of_x, of_y = self.model.log_joint(padded(piece, size), noise=noise)
             nats.append(of_x.reshape(size, -1).mean(1)[: len(piece)])
