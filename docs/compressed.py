@@ -1,4 +1,4 @@
-"""Tables of real files and of the coder: bench/results/{compression,coder,picture_rates,lossy,field}.jsonl."""
+"""Tables of real files, of the coder and of what can be coded: from bench/results and the registry."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from likely.coding.programs import AnySize, Factored
 from likely.coding.schemes import Scheme, Sequential
 from likely.coding.tables import MOST
 from likely.logprob import scoring
-from likely.space import Integers
+from likely.space import Integers, Reals
 from likely.verbs import Latent, Lossy, Ordered, has, name_of, verbs
 
 SEQUENTIAL, LATENT = (Sequential,), (TwoPart, BitsBack)
@@ -25,14 +25,22 @@ def coded(model: Any) -> Any:
 
 def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
     """The schemes that serve a model, at least one. Raises `TypeError` saying why where none does."""
+    if (of_x := coded(model)) is not model:
+        try:
+            return schemes_of(of_x)
+        except TypeError as error:
+            told = f"of a {name_of(model)} only the model of p(x) is coded, whose trunk can be an integer flow"
+            raise TypeError(f"{error}; {told}") from error
     space, condition = model.space, model.condition
     what = f"compress needs a model whose numbers can be coded; {name_of(model)}"
     if not isinstance(space, Integers):
         raise TypeError(f"{what} lives in {space}, and only Integers have code lengths")
     if space.levels > MOST:
         raise TypeError(f"{what} has {space.levels} levels; accepts at most {MOST}")
-    if condition is not None and not (isinstance(condition, Integers) and not condition.shape):
-        raise TypeError(f"{what} is conditioned on {condition}; only labels can be written into a file")
+    if condition is not None and not isinstance(condition, Integers | Reals):
+        raise TypeError(f"{what} is conditioned on {condition}; a file can hold labels and real vectors")
+    if isinstance(condition, Integers) and condition.levels > MOST:
+        raise TypeError(f"{what} is conditioned on {condition.levels} labels; accepts at most {MOST}")
     if isinstance(model, Classes):
         each = [schemes_of(part) for part in model.parts]
         if len(set(each)) > 1:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from likely.coding import container
 from likely.coding.ans import Stack
-from likely.coding.choice import coded, scheme_for, scheme_of
+from likely.coding.choice import coded, scheme_for, scheme_of, schemes_of
 from likely.coding.classes import Classes
 from likely.coding.container import Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
@@ -46,7 +46,7 @@ from likely.coding.header import (
 )
 from likely.coding.schemes import Scheme
 from likely.logprob import LogProb, check_condition, log_prob, scoring
-from likely.space import Integers
+from likely.space import Integers, Reals
 from likely.verbs import name_of
 
 LIMIT = 1 << 28
@@ -101,8 +101,8 @@ class Codec:
     """Lossless compression of a model's rows. Raises `TypeError` where the model has no verb that serves.
 
     The model is copied and used in float64 on the CPU; of a hybrid it is the one of p(x). The labels of a conditional
-    model are coded with the rows, each of them alike; those of a joint as p(y) says. A joint also takes rows without
-    labels, which cost -log2 p(x).
+    model are coded with the rows, each of them alike, and real conditions as float32; those of a joint as p(y) says. A
+    joint also takes rows without labels, which cost -log2 p(x).
 
     `scheme` is sequential for `Ordered` models and integer flows; for latent models bits-back, or two-part,
     which is chosen for fewer than 20 rows. `group` rows are coded together (up to 256, as suits scheme and size; fewer
@@ -122,6 +122,7 @@ class Codec:
         for name, value in (("group", group), ("chunk", chunk)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; accepts a number of rows, 1 or more")
+        schemes_of(model)
         model = coded(model)
         scheme_for(model, 1, name=scheme)
         self.hash = model_hash(model)
@@ -251,7 +252,12 @@ class Codec:
         if coding not in self._fingerprints:
             rows, stack = min(4, coding.group), Stack(4, "likely/probe")
             with scoring(self.model):
-                x, _ = scheme_of(self.model, coding).sized(rows).decode(stack, rows)
+                scheme, real = scheme_of(self.model, coding).sized(rows), self.model.condition
+                if isinstance(real, Reals):  # bits at random would be floats of any size, or none
+                    y = (torch.arange(rows * real.dims) % 7 - 3).reshape(rows, *real.shape) / 4
+                    x = scheme.pop(stack, rows, y, 0)
+                else:
+                    x, _ = scheme.decode(stack, rows)
             digest = hashlib.sha256(canonical(x, self.space).tobytes() + stack.to_bytes())
             self._fingerprints[coding] = digest.hexdigest()[:16]
         return self._fingerprints[coding]
@@ -266,6 +272,12 @@ class Codec:
         if n * self.space.dims > self.limit:
             raise ValueError(f"x has {n * self.space.dims:,} numbers; accepts {self.limit:,} (limit) or fewer")
         y = check_condition(self.model, y, n)
+        if isinstance(self.model.condition, Reals):
+            if not torch.equal(y.float().to(y.dtype), y):
+                raise ValueError(
+                    f"y has {y.dtype} numbers that are none of float32, as which files hold them; give y.float()"
+                )
+            y = y.float()
         return x.cpu(), None if y is None else y.cpu(), n
 
     def _says(self, x: Tensor, y: Any) -> LogProb:
@@ -276,8 +288,8 @@ class Codec:
         with scoring(self.model):
             return dataclasses.replace(reading, nats=reading.nats + self.model.log_prior()[y].double())
 
-    def _labels(self, scheme: Scheme) -> Integers | None:
-        """The space of the labels that a file holds, if it holds any."""
+    def _labels(self, scheme: Scheme) -> Integers | Reals | None:
+        """The space of the y that a file holds, if it holds any."""
         return None if scheme.coding.labels is False else self.model.condition
 
     def _parts(self, n: int, scheme: Scheme) -> list[slice]:
@@ -307,10 +319,13 @@ class Codec:
             return torch.from_numpy(canonical(x, self.space)), y
         of_x, condition = np.dtype(dtype_of(self.space)), self._labels(scheme)
         of_y, size = np.dtype(dtype_of(condition or self.space)), rows * self.space.dims * of_x.itemsize
-        if len(data) != size + (0 if condition is None else rows * of_y.itemsize):
+        if len(data) != size + (0 if condition is None else rows * condition.dims * of_y.itemsize):
             raise CorruptChunk(number, f"{len(data)} bytes cannot hold {rows} rows of {self.space}")
         x = np.frombuffer(data, of_x, rows * self.space.dims).reshape(rows, *self.space.shape)
-        y = None if condition is None else torch.from_numpy(np.frombuffer(data, of_y, offset=size).astype(np.int64))
+        y = None
+        if condition is not None:
+            values = np.frombuffer(data, of_y, offset=size).reshape(rows, *condition.shape)
+            y = torch.from_numpy(values.astype(np.float32 if isinstance(condition, Reals) else np.int64))
         if x.max() >= self.space.levels:
             raise CorruptChunk(number, f"it holds {x.max()}; {self.space} has {self.space.levels} levels")
         return torch.from_numpy(x.copy()), y

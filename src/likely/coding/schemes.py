@@ -20,6 +20,7 @@ from likely.coding.ans import MOST_LANES, Stack
 from likely.coding.header import Coding
 from likely.coding.programs import Interval, Program, intervals, ordered, padded, popped
 from likely.coding.tables import PRECISION, Uniform
+from likely.space import Reals
 from likely.verbs import Ordered, has
 
 Progress = Callable[[int], None]
@@ -87,14 +88,26 @@ class Scheme(ABC):
         return [slice(low, min(low + self.group, n)) for low in range(0, n, self.group)]
 
     def labels(self, y: Any) -> list[Interval]:
-        """What labels take: each of the K as many bits as the others."""
-        return [] if y is None else [Uniform(len(y), self.model.condition.levels).interval(y.numpy().astype(np.int64))]
+        """What y takes: each of K labels as many bits as the others, and float32 the two halves of their 32 bits."""
+        if y is None:
+            return []
+        values = y.numpy().astype("<f4").view("<u2") if isinstance(self.model.condition, Reals) else y.numpy()
+        return [self._uniform(len(y)).interval(values.astype(np.int64).reshape(-1))]
 
     def popped_labels(self, stack: Stack, n: int) -> Any:
-        """The labels of n rows, where the model has a condition."""
-        if self.model.condition is None:
+        """The labels, or other y, of n rows, where the model has a condition."""
+        condition = self.model.condition
+        if condition is None:
             return None
-        return torch.from_numpy(stack.pop(Uniform(n, self.model.condition.levels)))
+        values = stack.pop(self._uniform(n))
+        if isinstance(condition, Reals):
+            values = values.astype("<u2").view("<f4").astype(np.float32)
+        return torch.from_numpy(values.reshape(n, *condition.shape))
+
+    def _uniform(self, n: int) -> Uniform:
+        condition = self.model.condition
+        real = isinstance(condition, Reals)
+        return Uniform(n * condition.dims * (2 if real else 1), 1 << 16 if real else condition.levels)
 
     def full(self, rows: Any) -> Any:
         """Rows (or None) filled up to the size of the batches that the model sees."""

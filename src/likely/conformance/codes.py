@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from likely.coding.ans import Stack
-from likely.coding.choice import scheme_for, schemes_of
+from likely.coding.choice import coded, scheme_for, schemes_of
 from likely.coding.classes import Classes
 from likely.coding.schemes import Scheme, Sequential
 from likely.conformance.report import Failed, Skip, promise
@@ -35,7 +35,8 @@ def round_trip(subject: Subject) -> str:
     except TypeError as error:
         raise Skip(str(error)) from error
     worst: float | None = None
-    for state, model in subject.variants().items():
+    for state, whole in subject.variants().items():
+        model = coded(whole)
         x, given = _rows(subject, model)
         for y in (given, None) if isinstance(model, Classes) else (given,):
             for scheme in schemes:
@@ -55,6 +56,7 @@ def _rows(subject: Subject, model: Any) -> tuple[Any, Any]:
     x, y = inputs(subject.space, ROWS, subject.seed), None
     if subject.takes_y:
         y = inputs(subject.condition, ROWS, subject.seed + 1)
+        y = y.float() if y.is_floating_point() else y  # as files hold it
     if has(model, Samples):
         with scoring(model):
             draws = model.sample(ROWS, y, noise=Noise(subject.seed + 2, ROWS))
