@@ -100,7 +100,7 @@ class _ClassConditional(nn.Module, ABC):
             if not len(rows):
                 continue
             full = torch.cat([rows, rows[:1].expand(len(y) - len(rows))])
-            values = getattr(part, verb)(self.space.take(x, full), **_drawn(noise, full)).reshape(len(y), draws)
+            values = getattr(part, verb)(self.space.take(x, full), **_drawn(noise, full)).reshape(-1, draws)
             out = out.index_put((rows,), values[: len(rows)].to(out.dtype))
         return out.flatten()
 
