@@ -70,11 +70,14 @@ class OfClasses(Scheme):
     def chunk(self) -> int:
         return self.parts[0].chunk if self.labelled else 1 << 14
 
+    def groups(self, n: int) -> list[slice]:
+        return self.parts[0].groups(n)
+
     def encode(self, x: Any, y: Any, progress: Progress | None = None, nats: Tensor | None = None) -> Stack:
-        first, *_ = parts = self.groups(len(x))
+        parts = self.groups(len(x))
         bits = -float(self._classes(x[:PIECE])[1].mean()) / math.log(2) * len(x)
-        stack = Stack(lanes_for(bits, first.stop), self.borrowing)
-        for number, part in enumerate(reversed(parts), 1):
+        stack = Stack(lanes_for(bits, max(part.stop - part.start for part in parts)), self.borrowing)
+        for part in reversed(parts):
             own = torch.zeros(part.stop - part.start, dtype=torch.float64)
             if self.labelled:
                 label = y[part].numpy().astype(np.int64)
@@ -89,7 +92,7 @@ class OfClasses(Scheme):
             if nats is not None:
                 nats[part] += own
             if progress is not None:
-                progress(min(number * self.group, len(x)))
+                progress(len(x) - part.start)
         return stack
 
     def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
