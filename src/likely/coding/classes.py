@@ -32,7 +32,7 @@ from likely.noise import Noise
 from likely.verbs import Exact, has
 
 PIECE = 16
-"""Rows whose every class goes through a model in one call."""
+"""Rows whose every class goes through a model in one call, fewer where there are more than 16 classes."""
 DRAWS = 8
 """Draws of a bound that q is made of, where p(y given x) is not exact: the same ones for every row, both ways."""
 
@@ -139,7 +139,7 @@ class OfClasses(Scheme):
 
     def _classes(self, x: Any) -> tuple[Weighed, Tensor]:
         """q(y given x), and log p(x) or its bound, (rows,) nats."""
-        most = min(PIECE, self.group)
+        most = min(PIECE, self.group, max(1, 16 * PIECE // self.model.condition.levels))
         size, logits, nats = most + self._spare, [], []
         for piece in x.split(most):
             noise = Noise(0, torch.zeros(size, dtype=torch.int64), 1 if has(self.model, Exact) else DRAWS)
