@@ -51,10 +51,10 @@ class Unmovable(ValueError):
 
 
 class Walker:
-    """What a walk works with: digits on a stack, and networks asked on batches of `size` rows; `first` is that of its rows."""
+    """What a walk works with: digits on a stack, networks asked on batches of `size` rows; `key` is the group's own."""
 
-    def __init__(self, stack: Stack, size: int, fine: int, first: int = 0) -> None:
-        self.stack, self.size, self.fine, self.first = stack, size, fine, first
+    def __init__(self, stack: Stack, size: int, fine: int, key: int = 0) -> None:
+        self.stack, self.size, self.fine, self.key = stack, size, fine, key
 
     # digits -------------------------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Walker:
         self.push(noise ^ self._key(noise.shape, bits), np.full(noise.shape, 1 << bits))
 
     def _key(self, shape: tuple[int, ...], bits: int) -> Ints:
-        words = pseudorandom(f"{self.stack.borrowing}/noise/{self.first}", math.prod(shape))
+        words = pseudorandom(f"{self.stack.borrowing}/noise/{self.key}", math.prod(shape))
         return words.reshape(shape).astype(np.int64) >> 32 - bits
 
     def pop_normal(self, n: int) -> Ints:
@@ -100,7 +100,7 @@ class Walker:
         )
 
     def pop_any_normal(self, n: int) -> Ints:
-        """n numbers under a standard normal; any are possible, for the first and last cell say that a number follows."""
+        """n numbers under a standard normal, any numbers: the first and the last cell say that a number follows."""
         high, last = self.stack.pop(_normals(_REACH, n)), _last(_REACH)
         beyond = np.flatnonzero((high == 0) | (high == last))
         if len(beyond):
@@ -261,38 +261,35 @@ class LocalBitsBack(Scheme):
         return 1 << 14
 
     def encode(self, x: Any, y: Any, progress: Progress | None = None, nats: Tensor | None = None) -> Stack:
-        parts, dims = self._parts(len(x)), self.model.space.dims
+        parts, dims = self.groups(len(x)), self.model.space.dims
         guess = len(x) * dims * math.log2(self.model.space.levels) / 2
         stack = Stack(lanes_for(guess, max(part.stop - part.start for part in parts) * dims), self.borrowing)
         for part in reversed(parts):
-            walker = self._walker(stack, part)
             labels = None if y is None else y[part]
-            stack.stir(part.start)
-            walker.push_any_normal(self.moves.forward(x[part].long(), labels, walker).numpy().reshape(-1))
-            for interval in reversed(self.labels(labels)):
+            self.push(stack, x[part], labels, part.start)
+            for interval in self.labels(labels):
                 stack.push(*interval)
             if progress is not None:
                 progress(len(x) - part.start)
         return stack
 
-    def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
-        xs, ys = [], []
-        for part in self._parts(n):
-            rows, walker = part.stop - part.start, self._walker(stack, part)
-            ys.append(self.popped_labels(stack, rows))
-            z = torch.from_numpy(walker.pop_any_normal(rows * self.model.space.dims)).reshape(rows, -1)
-            xs.append(self.moves.inverse(z, ys[-1], walker))
-            stack.stir(part.start)
-            if progress is not None:
-                progress(part.stop)
-        return torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
+    def push(self, stack: Stack, x: Any, y: Any, key: int, nats: Tensor | None = None) -> None:
+        stack.stir(key)
+        walker = self._walker(stack, len(x), key)
+        walker.push_any_normal(self.moves.forward(x.long(), y, walker).numpy().reshape(-1))
 
-    def _walker(self, stack: Stack, part: slice) -> Walker:
+    def pop(self, stack: Stack, rows: int, y: Any, key: int) -> Any:
+        walker = self._walker(stack, rows, key)
+        z = torch.from_numpy(walker.pop_any_normal(rows * self.model.space.dims)).reshape(rows, -1)
+        x = self.moves.inverse(z, y, walker)
+        stack.stir(key)
+        return x
+
+    def _walker(self, stack: Stack, rows: int, key: int) -> Walker:
         """Batches are as large as the group, or by as much larger as the scheme's are than its groups."""
-        rows = part.stop - part.start
-        return Walker(stack, rows + max(self.size - self.group, 0), self.fine, part.start)
+        return Walker(stack, rows + max(self.size - self.group, 0), self.fine, key)
 
-    def _parts(self, n: int) -> list[slice]:
+    def groups(self, n: int) -> list[slice]:
         """The rows of every group, in the order of decoding: the last ones are coded first, and are few."""
         parts, low = [], n
         while low:
