@@ -29,7 +29,7 @@ from likely.coding.container import PICTURES, Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
 from likely.coding.fidelity import SMALLEST, ms_ssim, psnr
 from likely.coding.guard import check_model, check_numerics, frozen
-from likely.coding.header import CODER, Hash, Head, Numerics, Record, Written, model_hash, parsed
+from likely.coding.header import CODER, Bits, Hash, Head, Numerics, Record, Written, model_hash, parsed
 from likely.coding.schemes import pushed
 from likely.coding.tables import GRID, Chosen, Ints, Listed, Located, Table, on_grid
 from likely.logprob import scoring
@@ -83,7 +83,7 @@ class Contents(Record):
     pictures: Annotated[list[Inside], Field(min_length=1)]
     sha256: Hash
     """The first half of the SHA-256 of the latents of all pictures, in units of 1/256 (i32), or of their pixels."""
-    model_bits: int
+    model_bits: Bits
     """-log2 of all latents under the model: what the chunks are measured by."""
 
 

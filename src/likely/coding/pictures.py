@@ -39,7 +39,7 @@ from likely.coding.header import (
     model_hash,
     numerics_of,
 )
-from likely.coding.opened import MOST_AT_ONCE, MOST_TILES, Opened, has
+from likely.coding.opened import MOST_AREA, MOST_AT_ONCE, MOST_TILES, Opened, has
 from likely.coding.tiles import Pixels, Shape, Tiles
 from likely.logprob import scoring
 from likely.verbs import name_of
@@ -77,6 +77,11 @@ class Pictures:
 
     def __init__(self, model: nn.Module, *, side: int = SIDE, group: int = GROUP, chunk: int = CHUNK) -> None:
         tiled(model)
+        for name, value in (("side", side), ("group", group), ("chunk", chunk)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; accepts 1 or more")
+        if side**2 * group > MOST_AREA:
+            raise ValueError(f"side is {side} and group {group}; accepts side^2 group up to {MOST_AREA:,} pixels")
         self.hash, self.model, self.chunk = model_hash(model), frozen(model), chunk
         # the last bits of floats may depend on the shape of what a network sees: then all tiles have one
         multiple = 1 if numerics_of(model) == "int" else side
@@ -144,7 +149,7 @@ class Pictures:
         if not isinstance(header, PicturesHeader):
             raise UnsupportedVersion("it holds rows of one shape; decode it with likely.coding.Codec")
         check_model(header, self.model, self.hash)
-        if header.tiling.side % header.tiling.multiple or header.tiling.side**2 * header.coding.group > MOST_AT_ONCE:
+        if header.tiling.side % header.tiling.multiple or header.tiling.side**2 * header.coding.group > MOST_AREA:
             raise CorruptHeader(f"it has tiles of {header.tiling} in groups of {header.coding.group}")
         check_numerics(header, self._fingerprint(header.tiling, header.coding.group))
         return Opened(archive, self._tiles(header.tiling, header.coding.group))
