@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -35,6 +36,7 @@ from likely.coding.container import Kind
 from likely.coding.fidelity import ms_ssim, psnr
 from likely.coding.tables import Chosen
 from likely.families import hyperprior
+from likely.logprob import scoring
 from likely.noise import Noise
 from likely.space import Integers
 from likely.train import save
@@ -141,7 +143,7 @@ x = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
 weight = torch.linspace(-1, 1, 8 * 3 * 9).sin().reshape(8, 3, 3, 3)
 bits = torch.nn.functional.conv2d(x, weight).numpy().tobytes()
 print(json.dumps({
-    "sha256": found.contents.sha256,
+    "sha256": found.contents.digest,
     "pixels": [int(p.long().sum()) for p in found.pictures],
     "float32": hashlib.sha256(bits).hexdigest(),
 }))
@@ -222,10 +224,15 @@ def test_what_the_checksums_do_not_see_is_an_error_too(codec: LossyCodec, small:
     cases: list[tuple[type[CodecError], Callable[[dict[str, Any], list[Any]], None]]] = [
         (CorruptHeader, table(pictures=[inside | {"height": 1 << 23, "width": 1 << 23}])),
         (CodecError, table(pictures=[inside | {"height": 40}])),
+        (DecodeMismatch, table(pictures=[inside | {"height": 14}])),  # the same latents, and one row more of them
+        (DecodeMismatch, table(pictures=[inside | {"width": 21}])),
+        (CorruptHeader, table(sha256="0" * 32)),
+        (CorruptHeader, table(sized=None)),
+        (CorruptHeader, lambda header, chunks: header["space"].update(shape=[])),
         (CorruptHeader, table(pictures=[inside, inside])),
         (CorruptHeader, table(pictures=[])),
         (CorruptHeader, table(names=["a", "b"])),
-        (DecodeMismatch, table(sha256="0" * 32)),
+        (DecodeMismatch, table(sized="0" * 32)),
         (CorruptHeader, lambda header, chunks: header["coding"].update(rate=7.0)),
         (NumericsMismatch, lambda header, chunks: header["coding"].update(rate=1.0)),
         (UnsupportedVersion, lambda header, chunks: header["coding"].update(coder="ans99")),
@@ -236,6 +243,26 @@ def test_what_the_checksums_do_not_see_is_an_error_too(codec: LossyCodec, small:
     for kind, change in cases:
         with pytest.raises(kind):
             codec.read(rewritten(small, change))
+    with pytest.raises(CorruptHeader):
+        lossy.describe(container.read(rewritten(small, lambda header, chunks: header["space"].update(shape=[]))))
+
+
+def test_a_file_whose_hash_has_no_sizes_is_read(codec: LossyCodec, small: bytes) -> None:
+    """As they were written at first: the hash is of the latents alone."""
+
+    def change(header: dict[str, Any], chunks: list[Any]) -> None:
+        contents = container.read(small).notes(Kind.TABLE)
+        stack = lossy.Stack.from_bytes(chunks[0].data)
+        with scoring(codec.model):
+            y = lossy.decode(codec.model, stack, 13, 22, header["coding"]["rate"])
+        latents = (y.numpy() * 256).round().astype("<i4").tobytes()
+        contents["sha256"] = hashlib.sha256(latents).hexdigest()[:32]
+        del contents["sized"]
+        chunks[1] = container.notes(contents, Kind.TABLE)
+
+    old = rewritten(small, change)
+    assert torch.equal(codec.decompress(old)[0], codec.decompress(small)[0])
+    assert lossy.describe(container.read(old))["checksums"] == "all right"
 
 
 def test_another_model_is_told_from_the_right_one(codec: LossyCodec, small: bytes) -> None:

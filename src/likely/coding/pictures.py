@@ -16,6 +16,7 @@ import hashlib
 import io
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -113,7 +114,7 @@ class Pictures:
         with scoring(self.model):
             for picture in pictures:
                 what = f"picture {picture.name or len(shapes)}"
-                _check(picture.shape, what, tiles)
+                self.check(picture.shape, what)
                 shapes.append(picture.shape)
                 names += [] if picture.name is None else [picture.name]
                 if len(names) not in (0, len(shapes)):
@@ -164,6 +165,21 @@ class Pictures:
         """The pictures in a file, (H, W) or (H, W, C) uint8."""
         return self.open(blob).pictures()
 
+    @cached_property
+    def channels(self) -> tuple[int, ...]:
+        """Of how many channels the model has pictures: 1, 3 or both."""
+        return tuple(channels for channels in (1, 3) if has(self._tiles(self.tiling, 1), channels))
+
+    def check(self, shape: Shape, what: str = "picture") -> None:
+        """Raises `ValueError`, naming it, where a picture (C, H, W) is none that can be written."""
+        channels, height, width = shape
+        if channels not in (1, 3) or height < 1 or width < 1:
+            raise ValueError(f"{what} is {channels} x {height} x {width}; accepts 1 or 3 channels, and a pixel or more")
+        if channels not in self.channels:
+            raise ValueError(f"{what} has {channels} channels; this model has none such: {self.model.space}")
+        if channels * width * self.tiling.side > MOST_AT_ONCE:
+            raise ValueError(f"{what} is {width} pixels wide; accepts {MOST_AT_ONCE // (channels * self.tiling.side)}")
+
     def _tiles(self, tiling: Tiling, group: int) -> Tiles:
         return Tiles(self.model, tiling, group)
 
@@ -190,16 +206,6 @@ class Pictures:
                         digest.update(stack.to_bytes())
             self._fingerprints[tiling, group] = digest.hexdigest()[:16]
         return self._fingerprints[tiling, group]
-
-
-def _check(shape: Shape, what: str, tiles: Tiles) -> None:
-    channels, height, width = shape
-    if channels not in (1, 3) or height < 1 or width < 1:
-        raise ValueError(f"{what} is {channels} x {height} x {width}; accepts 1 or 3 channels, and a pixel or more")
-    if not has(tiles, channels):
-        raise ValueError(f"{what} has {channels} channels; this model has none such: {tiles.model.space}")
-    if channels * width * tiles.tiling.side > MOST_AT_ONCE:
-        raise ValueError(f"{what} is {width} pixels wide; accepts {MOST_AT_ONCE // (channels * tiles.tiling.side)}")
 
 
 def _strips(picture: Picture, side: int, what: str) -> Iterator[Pixels]:
