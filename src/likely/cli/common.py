@@ -96,6 +96,17 @@ OF_FILES = ("refused", "renamed")
 """What a record of compression says of single files."""
 
 
+def noted(run: Path, figures: dict[str, Any]) -> None:
+    """Write into the run's ledger what was compressed; where that cannot be done, the archive is there all the same."""
+    from likely.terminal import say
+    from likely.train import Ledger
+
+    try:
+        Ledger(run).append("compress", figures=figures)
+    except OSError as error:
+        say(f"not in the run's ledger: {error}")
+
+
 def archived(record: dict[str, Any], path: Path, text: str, json: bool) -> int:
     """Say what compression came to, and of which pictures something else than they are is in the file; the status."""
     from likely.terminal import give, say

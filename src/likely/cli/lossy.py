@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from likely.cli.common import OF_FILES, archive_of, archived, data_of, fresh
+from likely.cli.common import OF_FILES, archive_of, archived, data_of, fresh, noted
 
 
 def compress_lossy(
@@ -23,7 +23,6 @@ def compress_lossy(
     from likely.coding.lossy import sentence
     from likely.tasks.lossy import compress, gather
     from likely.terminal import Stage
-    from likely.train import Ledger
 
     codec = LossyCodec(model)
     rate = codec.check_rate(rate)
@@ -31,7 +30,7 @@ def compress_lossy(
     path = out or fresh(archive_of(Path(inputs) if inputs else run))
     with Stage("compressing, with loss", len(album.pictures)) as stage:
         record = compress(codec, album, path, rate, stage.advance)
-    Ledger(run).append("compress", figures={key: record[key] for key in record if key not in ("names", *OF_FILES)})
+    noted(run, {key: record[key] for key in record if key not in ("names", *OF_FILES)})
     return archived(record, path, sentence(record), json)
 
 

@@ -25,6 +25,7 @@ from likely.cli.common import (
     empty_folder,
     fresh,
     labels_of,
+    noted,
     rows_of,
     unwritten,
 )
@@ -294,7 +295,7 @@ def compress(
     from likely.tasks.learn import classes_of
     from likely.tasks.originals import looked_through
     from likely.terminal import Stage
-    from likely.train import Ledger, load_model
+    from likely.train import load_model
     from likely.verbs import Lossy, has, name_of
 
     unwritten(force, out)
@@ -324,7 +325,7 @@ def compress(
     path = out or fresh(archive_of(Path(inputs) if inputs else run))
     with Stage("compressing", len(found.x)) as stage:
         record = write(codec, found, path, stage.advance)
-    Ledger(run).append("compress", figures={key: record[key] for key in record if key not in ("notes", *OF_FILES)})
+    noted(run, {key: record[key] for key in record if key not in ("notes", *OF_FILES)})
     return archived(record, path, sentence(record), json)
 
 

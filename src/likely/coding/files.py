@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ def replace(target: str | Path, content: bytes | Callable[[Any], None]) -> Path:
     Raises `OSError` naming `target`.
     """
     target = Path(target)
-    new = target.parent / _name()
-    try:
+    with _hidden(target, target.parent) as new:
         with new.open("xb") as out:
             if callable(content):
                 content(out)
@@ -27,14 +26,6 @@ def replace(target: str | Path, content: bytes | Callable[[Any], None]) -> Path:
             out.flush()
             os.fsync(out.fileno())
         new.replace(target)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        if error.errno is None or error.filename not in (None, str(new)):
-            raise
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
     return target
 
 
@@ -52,10 +43,9 @@ def together(out: Path, paths: Sequence[Path]) -> Iterator[list[Path]]:
     there = out.is_dir()
     where = out if there else out.parent
     where.mkdir(parents=True, exist_ok=True)
-    folder = where / _name()
-    new = [folder / path.relative_to(out) for path in paths]
-    try:
+    with _hidden(out, where) as folder:
         folder.mkdir()
+        new = [folder / path.relative_to(out) for path in paths]
         for each in new:
             each.parent.mkdir(parents=True, exist_ok=True)
         yield new
@@ -64,10 +54,22 @@ def together(out: Path, paths: Sequence[Path]) -> Iterator[list[Path]]:
         for each, path in zip(new if there else (), paths, strict=there):
             path.parent.mkdir(parents=True, exist_ok=True)
             each.replace(path)
+
+
+@contextmanager
+def _hidden(target: Path, where: Path) -> Iterator[Path]:
+    """A free name in the folder `where`, of which nothing is left afterwards; what went wrong with it is said of
+    `target`. It is not made of the target's name, which may be as long as names can be."""
+    new = where / f".{secrets.token_hex(8)}.tmp"
+    try:
+        yield new
+    except OSError as error:
+        if error.errno is None or not str(error.filename or new).startswith(str(new)):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _name() -> str:
-    """A hidden name that is free: not made of the final one, which may be as long as a name can be."""
-    return f".{secrets.token_hex(8)}.tmp"
+        with suppress(OSError):  # as on a disk that is read alone
+            if new.is_dir():
+                shutil.rmtree(new)
+            else:
+                new.unlink(missing_ok=True)

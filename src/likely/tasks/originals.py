@@ -18,8 +18,8 @@ EXACT = ("palette to RGB", "opaque alpha channel dropped", "turned as its EXIF o
 
 def looked_through(path: Path) -> tuple[list[Path], dict[str, str]]:
     """The picture files at or below a path, in order, and why others are none of them that look as if they were."""
-    if path.is_file():
-        return [path] if path.suffix.lower() in SUFFIXES else [], {}
+    if not path.is_dir():
+        return [path] if path.is_file() and path.suffix.lower() in SUFFIXES else [], {}
     files, others = list[Path](), dict[str, str]()
 
     def closed(error: OSError) -> None:
