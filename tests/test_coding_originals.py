@@ -25,6 +25,7 @@ from likely.coding import CodecError, Pictures
 from likely.coding.files import replace, together
 from likely.tasks import album, originals
 from likely.tasks.names import MOST_BYTES, Names, targets
+from likely.train import Ledger, load_model, save
 
 weights, shipped = test_coding_album.weights, test_coding_album.shipped
 pictures, run = test_coding_cli.pictures, test_coding_cli.run
@@ -170,6 +171,29 @@ def test_what_is_no_file_is_not_replaced(shell: Shell, shipped: Path, tmp_path: 
     assert Path("pipe").is_fifo()
     assert "rate is 2" in shell.mistake("compress", "--default", "a.png", "-o", "b.lkz", "--rate", 2)
     assert "rate is 2" in shell.mistake("compress", "--field", "a.png", "-o", "b.lkz", "--rate", 2)
+
+
+def test_a_model_alone_codes_too_and_a_run_that_cannot_be_written_to(
+    shell: Shell, run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compressed goes into a run's ledger, where there is one and where that is allowed."""
+    save(load_model(run), "model.safetensors")
+    save(load_model(run), "model")
+    for model in ("model", "model.safetensors", run):
+        record = shell.json("compress", model, pictures / "left", "-o", f"{Path(model).name}.lkz")
+        assert Path(record["out"]).stat().st_size == record["bytes"]
+    assert not Path("model/ledger.jsonl").exists()
+    before = (run / "ledger.jsonl").read_bytes()
+
+    def refuses(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "ledger.jsonl")
+
+    monkeypatch.setattr(Ledger, "append", refuses)
+    status, out, err = shell("compress", run, pictures / "left", "-o", "again.lkz")
+    assert status == 0
+    assert "30 rows" in out
+    assert "not in the run's ledger: [Errno 30] Read-only file system" in err
+    assert (run / "ledger.jsonl").read_bytes() == before
 
 
 # All or nothing -----------------------------------------------------------------------------------------------------

@@ -96,11 +96,18 @@ OF_FILES = ("refused", "renamed")
 """What a record of compression says of single files."""
 
 
+def is_run(path: Path) -> bool:
+    """Whether it is a run folder, and no model alone, of which nothing is known but its weights."""
+    return (path / "ledger.jsonl").is_file()
+
+
 def noted(run: Path, figures: dict[str, Any]) -> None:
     """Write into the run's ledger what was compressed; where that cannot be done, the archive is there all the same."""
     from likely.terminal import say
     from likely.train import Ledger
 
+    if not is_run(run):
+        return
     try:
         Ledger(run).append("compress", figures=figures)
     except OSError as error:

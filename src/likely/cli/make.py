@@ -24,6 +24,7 @@ from likely.cli.common import (
     data_of,
     empty_folder,
     fresh,
+    is_run,
     labels_of,
     noted,
     rows_of,
@@ -321,7 +322,8 @@ def compress(
     if inputs is not None and isinstance(model, AnySize) and looked_through(Path(inputs))[0]:
         return compress_pictures(model, Path(inputs), out, limit, json)
     codec = Codec(model)
-    found = gather(inputs or data_of(run, None), codec.model, split=split, limit=limit, classes=classes_of(run))
+    classes = classes_of(run) if is_run(run) else ()
+    found = gather(inputs or data_of(run, None), codec.model, split=split, limit=limit, classes=classes)
     path = out or fresh(archive_of(Path(inputs) if inputs else run))
     with Stage("compressing", len(found.x)) as stage:
         record = write(codec, found, path, stage.advance)
