@@ -74,11 +74,16 @@ def category_codes(space: Space) -> Tensor:
     )
 
 
+CROWD = {1: 32, 2: 32, 3: 128}
+"""Draws in a box of a quadrature, in so many dimensions, among which a peak could hide."""
+
+
 class Nodes(NamedTuple):
     """Nodes of a quadrature with the mass each stands for; the masses of a density add up to about 1."""
 
     mass: Tensor  # (n,), weight times density
     log_p: Tensor  # (n,)
+    x: Tensor  # (n, d)
     error: float  # estimated error of the sum of masses
 
 
@@ -89,11 +94,15 @@ def integrate(
     *,
     tolerance: float = 1e-7,
     budget: int = 1_500_000,
+    draws: Tensor | None = None,
+    of: int = 1,
 ) -> Nodes:
     """Integrate exp(log_p) over R^d, d <= 3, by adaptive tensor Gauss-Legendre rules.
 
     x = centre + scale sinh(u), scale (d, d) lower triangular: the box |u| <= 5.3 reaches 100 scales and puts most
-    nodes in the middle. A box is split in 2^d while parent and children differ; the difference is the error.
+    nodes in the middle. A box is split in 2^d while parent and children differ; the difference is the error. So is a
+    box that more of the density's `draws` (n, d), from among `of`, fall into than its mass explains, for between its
+    nodes there must be a peak, or so many that one could hide among them.
     """
     d = centre.shape[0]
     order, start = {1: (12, 16), 2: (8, 8), 3: (6, 4)}[d]
@@ -102,35 +111,53 @@ def integrate(
     weight = torch.cartesian_prod(*[weights] * d).reshape(-1, d).prod(1)
     reach = 5.3
 
-    def rule(low: Tensor, side: float) -> tuple[Tensor, Tensor]:
+    def rule(low: Tensor, side: float) -> tuple[Tensor, Tensor, Tensor]:
         u = low[:, None] + (corner + 1) * (side / 2)
         x = centre + u.sinh() @ scale.T
         value = log_p(x.reshape(-1, d)).reshape(x.shape[:2]).double()
         jacobian = u.cosh().log().sum(-1) + scale.diagonal().log().sum() + d * math.log(side / 2)
-        return (value + jacobian).exp() * weight, value
+        return (value + jacobian).exp() * weight, value, x
 
     side = 2 * reach / start
     low = torch.cartesian_prod(*[torch.arange(start, dtype=torch.float64) * side - reach] * d).reshape(-1, d)
     parent = rule(low, side)[0].sum(1)
     half = torch.cartesian_prod(*[torch.tensor([0.0, 0.5], dtype=torch.float64)] * d).reshape(-1, d)
-    done: list[tuple[Tensor, Tensor]] = []
+    drawn = centre.new_empty(0, d) if draws is None else (draws - centre).mT
+    drawn = torch.linalg.solve_triangular(scale, drawn, upper=False).T.asinh() if draws is not None else drawn
+    done: list[tuple[Tensor, Tensor, Tensor]] = []
     error, used = 0.0, len(parent) * len(weight)
     while len(low):
         side /= 2
         below = (low[:, None] + half * (2 * side)).reshape(-1, d)
-        mass, value = rule(below, side)
+        mass, value, x = rule(below, side)
         used += mass.numel()
         child = mass.sum(1)
         gap = (child.reshape(len(low), -1).sum(1) - parent).abs().nan_to_num(math.inf)
         full = used + mass.numel() > budget
         # a box may be wrong by its share of the tolerance, or by a part in 1e8 of its own mass
         split = (gap > tolerance / 1000 + 1e-8 * parent.abs()) & (not full) & (side > 1e-4)
+        count, expected = counted(drawn, below, side), of * child.nan_to_num(0)
+        lost = (count > expected + 3 * expected.sqrt() + 1) | (count > CROWD[d])
+        split |= lost.reshape(len(low), -1).any(1) & (not full) & (side > 1e-4)
         error += float(gap[~split].sum())
         again = split.repeat_interleave(len(half))
-        done.append((mass[~again].flatten(), value[~again].flatten()))
+        done.append((mass[~again].flatten(), value[~again].flatten(), x[~again].flatten(0, 1)))
         low, parent = below[again], child[again]
-    masses, values = (torch.cat(part) for part in zip(*done, strict=True))
-    return Nodes(masses, values, error)
+    return Nodes(*(torch.cat(part) for part in zip(*done, strict=True)), error)
+
+
+def counted(points: Tensor, low: Tensor, side: float) -> Tensor:
+    """How many points (n, d) are in each of the boxes (m,) with their lowest corners at `low` (m, d), all of one side.
+
+    The boxes are cells of one grid, no two of them the same.
+    """
+    if not len(points) or not len(low):
+        return low.new_zeros(len(low))
+    origin = low[0]
+    place = ((low - origin) / side).round().long()
+    cell = ((points - origin) / side).floor().long()
+    both, which = torch.cat([place, cell]).unique(dim=0, return_inverse=True)
+    return torch.bincount(which[len(low) :], minlength=len(both))[which[: len(low)]].to(low.dtype)
 
 
 def stratify(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from likely.conformance.report import Failed, Skip, promise
 from likely.conformance.samples import same
 from likely.conformance.subject import Subject, train
 from likely.logprob import log_posterior, log_prob, sample
-from likely.registry import config_class
+from likely.registry import FAMILIES, config_class
 from likely.verbs import (
     Bounded,
     ClosedForm,
@@ -86,7 +87,12 @@ def digests_in_new_process(subjects: list[Subject]) -> list[str]:
 
     from likely.space import to_json
 
-    code = "import sys; from likely.conformance.saving import digest_of_file as d; print(*map(d, sys.argv[1:]))"
+    # whoever registered a family of their own did so in this process only
+    code = (
+        f"import sys; from likely.registry import FAMILIES, Entry; FAMILIES.update({FAMILIES!r}); "
+        "from likely.conformance.saving import digest_of_file as d; print(*map(d, sys.argv[1:]))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for i, subject in enumerate(subjects):
@@ -103,7 +109,8 @@ def digests_in_new_process(subjects: list[Subject]) -> list[str]:
             }
             (here / "model.json").write_text(json.dumps(record))
             paths.append(str(here))
-        done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-c", code, *paths]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise Failed(f"the new process failed: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout.split()

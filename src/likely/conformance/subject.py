@@ -31,6 +31,8 @@ from likely.verbs import ClosedForm, Joint, JointBound, Samples, Trainable, has,
 
 CHUNK = 1 << 15
 """Rows that go through a tiny model in one call."""
+DRAWS = 16_384
+"""Draws that show a quadrature where the mass is."""
 
 
 class Subject:
@@ -130,6 +132,18 @@ class Subject:
             return Rows(torch.where(moved, other.cells, x.cells), x.seen), y
         return torch.where(moved, other, x), y
 
+    def _units(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of draws, the units of a real model that has seen data; without draws 0 and 1."""
+        if not has(self.model, Samples):
+            return torch.zeros(()), torch.ones(())
+        n = 256
+        condition = inputs(self.condition, n, self.seed + 8) if self.takes_y else None
+        with scoring(self.copied()):
+            drawn = self.copied().sample(n, condition, noise=Noise(self.seed + 8, n)).float()
+        deviation = drawn.std(0)
+        fine = bool(drawn.isfinite().all()) and bool((deviation > 0).all())
+        return (drawn.mean(0), deviation) if fine else (torch.zeros(()), torch.ones(()))
+
     # Copies ------------------------------------------------------------------------------------------------------
 
     def _copied(self) -> Any:
@@ -146,6 +160,9 @@ class Subject:
             perturb(model, self.seed)
         elif state == "trained":
             x, y = self.data(64)
+            if isinstance(x, Tensor) and x.dtype.is_floating_point:
+                mean, deviation = self._units()
+                x = mean + deviation * x
             train(model, self.wider(x), y, 30, self.seed)
             model.eval()
         return model
@@ -187,7 +204,22 @@ class Subject:
         d, codes = self.integrable(), category_codes(self.space)
         centre, scale = self.frame(state, place)
         budget = int({1: 2e5, 2: 1e6, 3: 1.2e6}[d] / len(codes) ** 0.5)
-        return [integrate(self.density(state, place, code), centre, scale, budget=budget) for code in codes]
+        near = [self._drawn_with(state, place, code) for code in codes]
+        return [
+            integrate(self.density(state, place, code), centre, scale, budget=budget, draws=draws, of=DRAWS)
+            for code, draws in zip(codes, near, strict=True)
+        ]
+
+    def _drawn_with(self, state: str, place: int, code: Tensor) -> Tensor:
+        """The real numbers of those of the model's draws that have these categories, (n, r)."""
+        if not has(self.model, Samples):
+            return torch.empty(0, real_dims(self.space), dtype=torch.float64)
+        drawn = self.draws(state, place, DRAWS)
+        real = self.reals_of(drawn)
+        if not isinstance(drawn, Rows):
+            return real
+        columns = self.space.columns  # ty: ignore[unresolved-attribute]
+        return real[(drawn.cells[:, [c.categories is not None for c in columns]] == code).all(1)]
 
     def _strata(self, state: str, place: int) -> tuple[Tensor, Tensor]:
         """Real parts (n, r) of stratified points and the mass that each stands for, over all categories."""
@@ -223,13 +255,41 @@ class Subject:
     def proposals(self, state: str, place: int, n: int) -> tuple[Tensor, Tensor]:
         """n rows x from a Student t with 5 degrees of freedom, 1.5 times as wide as the model's draws, and log r(x)."""
         centre, scale = self.frame(state, place)
-        d, noise = len(centre), Noise(self.seed + 93, n)
+        return self._proposed(centre[None], 1.5 * scale[None], n)
+
+    def near(self, state: str, place: int, n: int) -> tuple[Tensor, Tensor]:
+        """n rows x and log r(x) for a density with narrow peaks: r is a mixture of Student t around 512 of its draws.
+
+        Each is 2.5 times as wide as the draws around it are spread.
+        """
+        centre, scale = self.around(state, place, 512, 6)
+        return self._proposed(centre, 2.5 * scale, n)
+
+    def around(self, state: str, place: int, count: int, neighbours: int) -> tuple[Tensor, Tensor]:
+        """The first `count` of 4096 draws (count, d), and Cholesky factors (count, d, d) of the covariance of the draws
+        nearest to each, `neighbours` (d + 1) of them."""
+        real = self.reals_of(self.draws(state, place, 4096))
+        d, centre = real.shape[1], real[:count]
+        local = real[torch.cdist(centre, real).topk(neighbours * (d + 1), largest=False).indices]
+        local = local - local.mean(1, keepdim=True)
+        spread = local.mT @ local / (local.shape[1] - 1)
+        ridge = 1e-6 * spread.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(d, dtype=torch.float64)
+        return centre, torch.linalg.cholesky(spread + ridge)
+
+    def _proposed(self, centre: Tensor, scale: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """n rows from an even mixture of Student t with 5 degrees of freedom, centre (m, d), scale (m, d, d)."""
+        (m, d), noise = centre.shape, Noise(self.seed + 93, n)
         chi = noise.normal((5,), dtype=torch.float64).square().sum(1)
         t = noise.normal((d,), dtype=torch.float64) * (5 / chi).sqrt()[:, None]
+        which = noise.integers(m)
+        x = centre[which] + (scale[which] @ t[:, :, None])[:, :, 0]
         constant = math.lgamma((5 + d) / 2) - math.lgamma(5 / 2) - d / 2 * math.log(5 * math.pi)
-        log_t = constant - (5 + d) / 2 * torch.log1p(t.square().sum(1) / 5)
-        log_volume = scale.diagonal().log().sum() + d * math.log(1.5)
-        return (centre + 1.5 * t @ scale.T).reshape(n, *self.space.shape), log_t - log_volume
+        log_volume = scale.diagonal(dim1=1, dim2=2).log().sum(1)
+        inverse, log_r = torch.linalg.inv(scale), []
+        for piece in x.split(max(1, (1 << 22) // (m * d))):
+            away = torch.einsum("mij,nmj->nmi", inverse, piece[:, None] - centre).square().sum(2)
+            log_r.append((constant - (5 + d) / 2 * torch.log1p(away / 5) - log_volume).logsumexp(1) - math.log(m))
+        return x.reshape(n, *self.space.shape), torch.cat(log_r)
 
     def reals_of(self, x: Any) -> Tensor:
         """The real numbers of each row, (n, r) float64."""

@@ -111,7 +111,7 @@ def _denoise(use: dict[str, Any], t: Teller) -> Cell:
 
 
 def _conformance(use: dict[str, Any], t: Teller) -> Cell:
-    count = {status: len(use[status].get("value") or ()) for status in ("passed", "failed", "unsure", "skipped")}
+    count = {status: len(use[status].get("value") or ()) for status in ("passed", "failed", "skipped")}
     tone = "bad" if count["failed"] else "good"
     return t.cell(use["outcomes"], lambda _: ", ".join(f"{n} {status}" for status, n in count.items() if n), tone)
 
@@ -130,7 +130,7 @@ def details(uses: dict[str, Any], t: Teller) -> list[Section]:
         found.append(Section("strangers", "Strangers, score by score", lead, [], ["set", *methods], rows))
     outcomes = uses["conformance"].get("outcomes", {})
     if "value" in outcomes:
-        tones = {"passed": "good", "failed": "bad", "unsure": "soft", "skipped": "soft"}
+        tones = {"passed": "good", "failed": "bad", "skipped": "soft"}
         rows = [
             [Cell(o["id"]), Cell(o["status"], (), tones[o["status"]]), Cell(f"{o['title']}: {o['detail']}")]
             for o in outcomes["value"]
