@@ -1,4 +1,4 @@
-"""Tables of real files and of the coder: bench/results/{compression,coder,picture_rates,lossy,field}.jsonl."""
+"""Tables of real files, of the coder and of what can be coded: from bench/results and the registry."""
 
 from __future__ import annotations
 
@@ -82,6 +82,26 @@ def _others(rows: list[dict[str, Any]]) -> str:
         for row in sorted(rows, key=lambda row: row["bits_per_dim"])
     ]
     return table(["codec", "images", "one file, bits/dim", "a file an image", "in, MB/s", "out, MB/s"], cells)
+
+
+def codable_table() -> str:
+    """What `Codec` says of every small instance of integers in the registry."""
+    from likely.coding.choice import schemes_of
+    from likely.registry import FAMILIES, build, tiny
+    from likely.space import Integers
+
+    rows = []
+    for family in FAMILIES:
+        said: dict[str, list[str]] = {}
+        for name, (config, space, condition) in tiny(family).items():
+            if isinstance(space, Integers):
+                try:
+                    answer = ", ".join(scheme.name for scheme in schemes_of(build(config, space, condition)))
+                except TypeError as error:
+                    answer = f"refused: {str(error).split('; ', 1)[1].split('; accepts Ordered')[0]}"
+                said.setdefault(answer, []).append(name)
+        rows += [[family, "all" if len(said) == 1 else "; ".join(names), answer] for answer, names in said.items()]
+    return table(["family", "choices", "coded"], rows)
 
 
 def coder_table() -> str:
@@ -201,6 +221,7 @@ def field_table() -> str:
 
 CODED_TABLES = {
     "compression": compression_tables,
+    "codable": codable_table,
     "coder": coder_table,
     "pictures": pictures_table,
     "lossy": lossy_tables,

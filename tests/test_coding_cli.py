@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -150,6 +151,31 @@ def test_labels_come_from_folders(shell: Shell, pictures: Path) -> None:
     assert rows.y.tolist() == [0] * 30 + [1] * 30
     shutil.copytree(pictures / "left", "elsewhere")
     assert "no class of the model: left, right" in shell.mistake("compress", "given", "elsewhere", "-o", "b.lkz")
+
+
+def test_a_joint_needs_no_labels(shell: Shell, pictures: Path) -> None:
+    """Those of folders are kept; without them pictures cost less, not more, and come back all the same."""
+    words = ("part=mixture", "separate=true", "--data", pictures, "--steps", 3, "--out", "joint")
+    shell.json("train", "joint", *words)
+    kept = shell.json("compress", "joint", pictures, "-o", "kept.lkz")
+    Path("flat").mkdir()
+    for folder in ("left", "right"):
+        for path in (pictures / folder).iterdir():
+            shutil.copy(path, Path("flat") / f"{folder}-{path.name}")
+    free = shell.json("compress", "joint", "flat", "-o", "free.lkz")
+    assert kept["header"]["coding"]["labels"] is True
+    assert free["header"]["coding"]["labels"] is False
+    assert free["model_bits_per_dim"] <= kept["model_bits_per_dim"]
+    assert "without labels" in shell("info", "free.lkz")[1]
+    assert shell.json("decompress", "free.lkz", "-o", "out", "--run", "joint")["files"] == 60
+    for path in Path("flat").iterdir():
+        assert np.array_equal(pixels(path), pixels(Path("out") / path.name))
+    shutil.copy(pictures / "left" / "00.png", "flat/x.png")
+    Path("flat/left").mkdir()
+    shutil.copy(pictures / "left" / "00.png", "flat/left/00.png")
+    status, out, _ = shell("compress", "joint", "flat", "-o", "mixed.lkz", "--json")
+    told = json.loads(out)
+    assert (status, told["rows"], len(told["refused"])) == (1, 1, 61)
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/a.png", "a/../../b.png", "", "c:\\a.png", "a\n.png", "."])

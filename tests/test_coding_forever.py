@@ -35,7 +35,10 @@ def decoded(name: str, blob: bytes | None = None) -> dict[str, np.ndarray]:
 
 
 def test_a_golden_file_for_every_scheme() -> None:
-    assert set(NAMES) == {"bits-back", "integer-flow", "labels", "mixture", "sequential", "tiles", "two-part"}
+    of_joints = {"joint", "joint-latent", "joint-unlabelled"}
+    assert set(NAMES) == of_joints | {
+        *("bits-back", "integer-flow", "labels", "mixture", "sequential", "tiles", "two-part")
+    }
     headers = {name: container.read((GOLDEN / f"{name}.lkz").read_bytes()) for name in NAMES}
     assert {each.header["coding"]["scheme"] for each in headers.values()} == {"sequential", "two-part", "bits-back"}
     assert {name for name, each in headers.items() if each.version == PICTURES} == {"tiles"}

@@ -40,10 +40,11 @@ def test_the_digits_come_back_from_the_tours_file(record: dict[str, Any], tmp_pa
     rows, paths = decompress(lk.Codec(model), blob, tmp_path / "out")
     assert torch.equal(rows.x.long(), test.x.long())
     assert np.array_equal(np.load(paths[0])["y"], test.y.numpy())
-    # the payload is what the model says of x given y, and the labels
+    # the payload is what the model says of x given y, and of y
     payload = 8 * (len(blob) - file["container_bytes"]) / test.x.numel()
-    part = load_model(run).parts[0].double()
-    exact = float(lk.log_prob(part, test.x, test.y).bits_per_dim.mean()) + np.log2(10) / 64
+    joint = load_model(run).double()
+    labels = -float(joint.log_prior()[test.y].mean()) / np.log(2) / 64
+    exact = float(lk.log_prob(joint.parts[0], test.x, test.y).bits_per_dim.mean()) + labels
     assert file["model_bits_per_dim"] == pytest.approx(exact, abs=1e-4)
     assert exact < payload < 1.005 * exact
 

@@ -274,8 +274,9 @@ def compress(
 
     Args:
         run: The run folder of a model that can code: autoregressive, mixture of categoricals, integer flow, VAE, or a
-            joint of one of them; or of a pyramid, which codes pictures of any sizes.
-        inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default.
+            joint or hybrid of one of them; or of a pyramid, which codes pictures of any sizes.
+        inputs: A picture, a folder of pictures, or data as for `train --data`; the run's own data by default. Labels go
+            into the file where the model takes them; a joint can do without.
         out: The file; a new INPUTS.lkz by default.
         limit: Compress the first rows or pictures only.
         rate: Of a lossy model (hyperprior), for pictures of any sizes: 1 for the smallest files, 2, 3, ... for better

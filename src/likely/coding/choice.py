@@ -4,35 +4,49 @@ from __future__ import annotations
 
 from typing import Any
 
+from likely.coding.classes import Classes, OfClasses
 from likely.coding.errors import CorruptHeader
 from likely.coding.header import Coding
-from likely.coding.latent import FEW_ROWS, BitsBack, Lattice, TwoPart, why_not
+from likely.coding.latent import FEW_ROWS, BitsBack, LatentScheme, Lattice, TwoPart, why_not
 from likely.coding.programs import AnySize, Factored
 from likely.coding.schemes import Scheme, Sequential
 from likely.coding.tables import MOST
 from likely.logprob import scoring
-from likely.space import Integers
+from likely.space import Integers, Reals
 from likely.verbs import Latent, Lossy, Ordered, has, name_of, verbs
 
 SEQUENTIAL, LATENT = (Sequential,), (TwoPart, BitsBack)
 
 
 def coded(model: Any) -> Any:
-    """What is coded of a model: of a joint with one conditional model, that one, for a file holds y and x given y."""
-    part = getattr(model, "one_for_all", None)
-    return model if part is None else part
+    """What is coded of a model: of a hybrid p(y given x) p(x), the one of p(x)."""
+    return getattr(model, "of_x", model)
 
 
 def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
     """The schemes that serve a model, at least one. Raises `TypeError` saying why where none does."""
+    if (of_x := coded(model)) is not model:
+        try:
+            return schemes_of(of_x)
+        except TypeError as error:
+            told = f"of a {name_of(model)} only the model of p(x) is coded, whose trunk can be an integer flow"
+            raise TypeError(f"{error}; {told}") from error
     space, condition = model.space, model.condition
     what = f"compress needs a model whose numbers can be coded; {name_of(model)}"
     if not isinstance(space, Integers):
         raise TypeError(f"{what} lives in {space}, and only Integers have code lengths")
     if space.levels > MOST:
         raise TypeError(f"{what} has {space.levels} levels; accepts at most {MOST}")
-    if condition is not None and not (isinstance(condition, Integers) and not condition.shape):
-        raise TypeError(f"{what} is conditioned on {condition}; only labels can be written into a file")
+    if condition is not None and not isinstance(condition, Integers | Reals):
+        raise TypeError(f"{what} is conditioned on {condition}; a file can hold labels and real vectors")
+    if isinstance(condition, Integers) and condition.levels > MOST:
+        raise TypeError(f"{what} is conditioned on {condition.levels} labels; accepts at most {MOST}")
+    if isinstance(model, Classes):
+        each = [schemes_of(part) for part in model.parts]
+        if len(set(each)) > 1:
+            ways = " and ".join(sorted({"/".join(scheme.name for scheme in one) for one in each}))
+            raise TypeError(f"{what} has parts that are coded as {ways}; accepts parts that are coded alike")
+        return each[0]
     if has(model, Ordered) or isinstance(model, Factored):
         return SEQUENTIAL
     if has(model, Latent):
@@ -56,14 +70,22 @@ def tiled(model: Any) -> None:
         raise TypeError(f"{what} is conditioned on {model.condition}; accepts models of p(x)")
 
 
-def scheme_for(model: Any, rows: int, group: int | None = None, name: str | None = None) -> Scheme:
-    """The scheme for so many rows of a model; `name` asks for one of those that serve it."""
+def scheme_for(
+    model: Any, rows: int, group: int | None = None, name: str | None = None, labelled: bool = True
+) -> Scheme:
+    """The scheme for so many rows of a model; `name` asks for one of those that serve it.
+
+    Joints may have rows that are not `labelled`.
+    """
     known = {scheme.name: scheme for scheme in schemes_of(model)}
     if name is not None and name not in known:
         raise ValueError(f"scheme is {name!r}; {name_of(model)} accepts {', '.join(known)}")
+    if isinstance(model, Classes):
+        if not labelled and SEQUENTIAL[0].name in known:  # as below: the first group's initial bits, which are few
+            group = group or min(max(rows // 16, 1), _most(model))
+        return _joined(model, [scheme_for(part, rows, group, name) for part in model.parts], labelled)
     if SEQUENTIAL[0].name in known:
-        # a network works best on many rows at once, up to some 10^5 numbers that it keeps in mind for each layer
-        return Sequential(model, min(group or min(256, max(16, (1 << 18) // model.space.dims)), rows))
+        return Sequential(model, min(group or _most(model), rows))
     few = rows < FEW_ROWS if name is None else name == TwoPart.name
     with scoring(model):
         # every group borrows once, so groups grow with the rows: their initial bits stay some thousandths of the whole
@@ -75,9 +97,27 @@ def scheme_of(model: Any, coding: Coding) -> Scheme:
     known = {scheme.name: scheme for scheme in schemes_of(model)}
     if coding.scheme not in known:
         raise CorruptHeader(f"its scheme is {coding.scheme!r}; {name_of(model)} is coded as {', '.join(known)}")
+    if (coding.labels is not None) != isinstance(model, Classes):
+        raise CorruptHeader(f"it says of labels {coding.labels}, and its model is {name_of(model)}")
+    if isinstance(model, Classes):
+        own = coding.model_copy(update={"labels": None})
+        return _joined(model, [scheme_of(part, own) for part in model.parts], bool(coding.labels))
     if coding.scheme == Sequential.name:
         return Sequential(model, coding.group)
     if coding.fine is None or coding.reach is None or Lattice(coding.fine, coding.reach).size > MOST:
         raise CorruptHeader(f"its latents are on a grid of {coding.fine} bits up to {coding.reach}")
     latent = BitsBack if coding.scheme == BitsBack.name else TwoPart
     return latent(model, coding.group, Lattice(coding.fine, coding.reach))
+
+
+def _most(model: Any) -> int:
+    """A network works best on many rows at once, up to some 10^5 numbers that it keeps in mind for each layer."""
+    return min(256, max(16, (1 << 18) // model.space.dims))
+
+
+def _joined(model: Any, parts: list[Scheme], labelled: bool) -> OfClasses:
+    """The scheme of a joint; its parts' latents are all on the grid that reaches farthest, the one that is written."""
+    latent = [part for part in parts if isinstance(part, LatentScheme)]
+    for part in latent:
+        part.lattice = max((each.lattice for each in latent), key=lambda lattice: lattice.reach)
+    return OfClasses(model, parts, labelled)

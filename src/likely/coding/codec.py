@@ -11,6 +11,7 @@ bits); each chunk's checksum; that the coder ends where it began; the content's 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 
 from likely.coding import container
 from likely.coding.ans import Stack
-from likely.coding.choice import coded, scheme_for, scheme_of
+from likely.coding.choice import coded, scheme_for, scheme_of, schemes_of
+from likely.coding.classes import Classes
 from likely.coding.container import Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
 from likely.coding.files import replace
@@ -44,8 +46,8 @@ from likely.coding.header import (
     numerics_of,
 )
 from likely.coding.schemes import Scheme
-from likely.logprob import check_condition, log_prob, scoring
-from likely.space import Integers
+from likely.logprob import LogProb, check_condition, log_prob, scoring
+from likely.space import Integers, Reals
 from likely.verbs import name_of
 
 LIMIT = 1 << 28
@@ -99,8 +101,11 @@ class Report:
 class Codec:
     """Lossless compression of a model's rows. Raises `TypeError` where the model has no verb that serves.
 
-    The model is copied and used in float64 on the CPU; of a joint p(x, y) it is p(x given y), and labels are coded with
-    the rows. `scheme` is sequential for `Ordered` models and integer flows; for latent models bits-back, or two-part,
+    The model is copied and used in float64 on the CPU; of a hybrid it is the one of p(x). The labels of a conditional
+    model are coded with the rows, each of them alike, and real conditions as float32; those of a joint as p(y) says. A
+    joint also takes rows without labels, which cost -log2 p(x).
+
+    `scheme` is sequential for `Ordered` models and integer flows; for latent models bits-back, or two-part,
     which is chosen for fewer than 20 rows. `group` rows are coded together (up to 256, as suits scheme and size; fewer
     where there are fewer rows), `chunk` rows make a chunk that can be decoded by itself. `limit` is the largest number
     of numbers that a file may hold.
@@ -118,6 +123,7 @@ class Codec:
         for name, value in (("group", group), ("chunk", chunk)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; accepts a number of rows, 1 or more")
+        schemes_of(model)
         model = coded(model)
         scheme_for(model, 1, name=scheme)
         self.hash = model_hash(model)
@@ -137,14 +143,15 @@ class Codec:
         notes: Mapping[str, Any] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> bytes:
-        """An .lkz file that holds the rows x (n, *shape), and the labels y of a conditional model.
+        """An .lkz file that holds the rows x (n, *shape), and the labels y of a conditional model; a joint's may be
+        left out.
 
         With `verify` every chunk is decoded again, in batches of another size, before it counts; rows that do not come
         back, or would not become smaller, are stored as they are. `notes` are kept with the file (JSON values).
         `progress` is called with the rows done. Raises `ValueError` or `TypeError` naming x or y.
         """
         x, y, n = self._checked(x, y)
-        scheme = scheme_for(self.model, n, self.group, self.scheme)
+        scheme = scheme_for(self.model, n, self.group, self.scheme, y is not None)
         chunks, nats = [], torch.zeros(n, dtype=torch.float64)
         with scoring(self.model):
             for part in self._parts(n, scheme):
@@ -152,7 +159,7 @@ class Codec:
                 if progress is not None:
                     progress(part.stop)
         if not scheme.exact:
-            nats = log_prob(self.model, x, y).nats
+            nats = self._says(x, y).nats
         if notes:
             chunks.append(container.notes(notes))
         header = Header(
@@ -189,7 +196,7 @@ class Codec:
                 done += entry.rows
                 if progress is not None:
                     progress(done)
-        x, y = torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
+        x, y = torch.cat(xs), None if self._labels(scheme) is None else torch.cat(ys)
         if content_hash(x, y, self.space, self.model.condition) != header.content.sha256:
             raise DecodeMismatch("what was decoded is not what was put in: the content's hash differs")
         return Rows(x, y, archive.notes())
@@ -209,9 +216,12 @@ class Codec:
     # What it costs ------------------------------------------------------------------------------------------------
 
     def expected_bits(self, x: Any, y: Any = None) -> Tensor:
-        """-log2 p of each row under the model itself, (n,); for latent models of one draw of its bound."""
+        """-log2 p of each row under the model itself, (n,); for latent models of one draw of its bound.
+
+        That is p(x), or p(x given y) of a conditional model; for a joint p(x, y) where there are labels, else p(x).
+        """
         x, y, _ = self._checked(x, y)
-        return -log_prob(self.model, x, y).nats / math.log(2)
+        return -self._says(x, y).nats / math.log(2)
 
     def report(self, x: Any, y: Any = None) -> Report:
         """Compress x, decompress it, and say where the bits went."""
@@ -224,7 +234,7 @@ class Codec:
         raw = [8 * e.size for e in archive.entries if e.kind is Kind.RAW]
         with scoring(self.model):
             initial = sum(self._initial(scheme, x, y, part) for part in self._parts(n, scheme))
-        reading = log_prob(self.model, x, y)
+        reading = self._says(x, y)
         return Report(
             rows=n,
             dims=self.space.dims,
@@ -241,7 +251,12 @@ class Codec:
         if coding not in self._fingerprints:
             rows, stack = min(4, coding.group), Stack(4, "likely/probe")
             with scoring(self.model):
-                x, _ = scheme_of(self.model, coding).sized(rows).decode(stack, rows)
+                scheme, real = scheme_of(self.model, coding).sized(rows), self.model.condition
+                if isinstance(real, Reals):  # bits at random would be floats of any size, or none
+                    y = (torch.arange(rows * real.dims) % 7 - 3).reshape(rows, *real.shape) / 4
+                    x = scheme.pop(stack, rows, y, 0)
+                else:
+                    x, _ = scheme.decode(stack, rows)
             digest = hashlib.sha256(canonical(x, self.space).tobytes() + stack.to_bytes())
             self._fingerprints[coding] = digest.hexdigest()[:16]
         return self._fingerprints[coding]
@@ -256,7 +271,25 @@ class Codec:
         if n * self.space.dims > self.limit:
             raise ValueError(f"x has {n * self.space.dims:,} numbers; accepts {self.limit:,} (limit) or fewer")
         y = check_condition(self.model, y, n)
+        if isinstance(self.model.condition, Reals):
+            if not torch.equal(y.float().to(y.dtype), y):
+                raise ValueError(
+                    f"y has {y.dtype} numbers that are none of float32, as which files hold them; give y.float()"
+                )
+            y = y.float()
         return x.cpu(), None if y is None else y.cpu(), n
+
+    def _says(self, x: Tensor, y: Any) -> LogProb:
+        """What the model says of all that a file holds: of a joint's rows with labels, log p(x, y)."""
+        reading = log_prob(self.model, x, y)
+        if y is None or not isinstance(self.model, Classes):
+            return reading
+        with scoring(self.model):
+            return dataclasses.replace(reading, nats=reading.nats + self.model.log_prior()[y].double())
+
+    def _labels(self, scheme: Scheme) -> Integers | Reals | None:
+        """The space of the y that a file holds, if it holds any."""
+        return None if scheme.coding.labels is False else self.model.condition
 
     def _parts(self, n: int, scheme: Scheme) -> list[slice]:
         size = self.chunk or scheme.chunk
@@ -283,15 +316,20 @@ class Codec:
         if kind is Kind.MODEL:
             x, y = self._decoded(scheme, number, data, rows)
             return torch.from_numpy(canonical(x, self.space)), y
-        of_x, condition = np.dtype(dtype_of(self.space)), self.model.condition
+        of_x, condition = np.dtype(dtype_of(self.space)), self._labels(scheme)
         of_y, size = np.dtype(dtype_of(condition or self.space)), rows * self.space.dims * of_x.itemsize
-        if len(data) != size + (0 if condition is None else rows * of_y.itemsize):
+        if len(data) != size + (0 if condition is None else rows * condition.dims * of_y.itemsize):
             raise CorruptChunk(number, f"{len(data)} bytes cannot hold {rows} rows of {self.space}")
         x = np.frombuffer(data, of_x, rows * self.space.dims).reshape(rows, *self.space.shape)
-        y = None if condition is None else torch.from_numpy(np.frombuffer(data, of_y, offset=size).astype(np.int64))
-        for values, space in ((x, self.space), (y, condition)):
-            if values is not None and space is not None and values.max() >= space.levels:
-                raise CorruptChunk(number, f"it holds {values.max()}; {space} has {space.levels} levels")
+        y = None
+        if condition is not None:
+            values = np.frombuffer(data, of_y, offset=size).reshape(rows, *condition.shape)
+            y = torch.from_numpy(values.astype(np.float32 if isinstance(condition, Reals) else np.int64))
+        for numbers, space in ((x, self.space), (y, condition)):
+            if isinstance(space, Integers) and numbers is not None and numbers.max() >= space.levels:
+                raise CorruptChunk(number, f"it holds {numbers.max()}; {space} has {space.levels} levels")
+        if isinstance(condition, Reals) and y is not None and not bool(torch.isfinite(y).all()):
+            raise CorruptChunk(number, f"it holds NaN or infinity; {condition} accepts finite numbers")
         return torch.from_numpy(x.copy()), y
 
     def _decoded(self, scheme: Scheme, number: int, data: bytes, rows: int) -> tuple[Tensor, Any]:

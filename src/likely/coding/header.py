@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from likely.coding.container import ROWS, Archive
 from likely.coding.errors import CorruptHeader, UnsupportedVersion
-from likely.space import AnySpace, Integers, to_json
+from likely.space import AnySpace, Integers, Reals, to_json
 from likely.verbs import name_of
 
 CODER, GROWING = "ans24", "ans24-growing"
@@ -51,6 +51,8 @@ class Coding(Record):
     """Latents: they are coded on a grid of 2^-fine."""
     reach: Annotated[int | None, Field(ge=1, le=2**12)] = None
     """Latents: the grid covers [-reach, reach]."""
+    labels: bool | None = None
+    """Joints p(x, y): whether the rows have their labels, or whatever labels bits-back chose, which are not kept."""
 
 
 class Content(Record):
@@ -154,17 +156,19 @@ def numerics_of(model: Any) -> str:
     return getattr(model, "numerics", "f64")
 
 
-def canonical(x: Tensor, space: Integers) -> np.ndarray:
-    """Integers as the file's raw bytes have them: one, two or four bytes each, little endian."""
+def canonical(x: Tensor, space: Integers | Reals) -> np.ndarray:
+    """Numbers as the file's raw bytes have them: integers in one, two or four bytes, reals in four; little endian."""
     return np.ascontiguousarray(x.cpu().numpy()).astype(dtype_of(space))
 
 
-def dtype_of(space: Integers) -> str:
-    """The smallest unsigned type that holds the levels of a space."""
+def dtype_of(space: Integers | Reals) -> str:
+    """The smallest unsigned type that holds the levels of a space; float32 for reals."""
+    if isinstance(space, Reals):
+        return "<f4"
     return "u1" if space.levels <= 1 << 8 else "<u2" if space.levels <= 1 << 16 else "<u4"
 
 
-def content_hash(x: Tensor, y: Tensor | None, space: Integers, condition: Integers | None) -> str:
+def content_hash(x: Tensor, y: Tensor | None, space: Integers, condition: Integers | Reals | None) -> str:
     """The first 16 bytes of the SHA-256 of rows and labels."""
     digest = hashlib.sha256(canonical(x, space).data)
     if y is not None and condition is not None:

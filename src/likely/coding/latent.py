@@ -120,15 +120,14 @@ class LatentScheme(Scheme):
         return Conditional(p.observation, p.parameters[: len(k)].reshape(len(k), p.parameters.shape[1], -1))
 
     def _joint(self, x: Tensor, y: Any, k: Ints) -> list[Interval]:
-        """What to push for rows and their latents, in the order of popping: y, z, then x."""
+        """What to push for rows and their latents, in the order of popping: z, then x."""
         each = self._given(k, y)
         known = each.observation.arrange(x).reshape(len(x), each.observation.channels, -1).numpy().astype(np.int64)
         latents = looked_up(prior_tables(self.model.prior(), self.lattice, k), k)
-        return [*self.labels(y), *latents, *looked_up(tables(each, known), known)]
+        return [*latents, *looked_up(tables(each, known), known)]
 
-    def _popped(self, stack: Stack, rows: int) -> tuple[Tensor, Any, Ints]:
-        """x, y and the places of z of the next rows."""
-        y = self.popped_labels(stack, rows)
+    def _popped(self, stack: Stack, rows: int, y: Any) -> tuple[Tensor, Ints]:
+        """x and the places of z of the next rows."""
         prior = self.model.prior()
         k = np.zeros((rows, prior.mean.shape[1]), np.int64)
         pop_into(k, prior_tables(prior, self.lattice, k), stack)
@@ -136,11 +135,11 @@ class LatentScheme(Scheme):
         known = np.zeros((rows, each.observation.channels, each.parameters.shape[2]), np.int64)
         pop_into(known, tables(each, known), stack)
         x = torch.from_numpy(known).reshape(rows, each.observation.channels, *each.observation.sites)
-        return each.observation.restore(x), y, k
+        return each.observation.restore(x), k
 
-    def _places(self, x: Tensor, y: Any, part: slice) -> Ints:
-        """The places next to the means of q."""
-        return self.lattice.nearest(self._posterior(x[part], _rows(y, part), part.stop - part.start)[0])
+    def _rounded(self, x: Tensor, y: Any) -> list[Interval]:
+        """What to push for rows whose z is the mean of q, rounded."""
+        return self._joint(x, y, self.lattice.nearest(self._posterior(x, y, len(x))[0]))
 
 
 class TwoPart(LatentScheme):
@@ -152,18 +151,18 @@ class TwoPart(LatentScheme):
     def encode(self, x: Any, y: Any, progress: Progress | None = None, nats: Tensor | None = None) -> Stack:
         found: list[Interval] = []
         for part in self.groups(len(x)):
-            found += self._joint(x[part], _rows(y, part), self._places(x, y, part))
+            labels = _rows(y, part)
+            found += [*self.labels(labels), *self._rounded(x[part], labels)]
             if progress is not None:
                 progress(part.stop)
         return pushed(found)
 
-    def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
-        found = []
-        for part in self.groups(n):
-            found.append(self._popped(stack, part.stop - part.start)[:2])
-            if progress is not None:
-                progress(part.stop)
-        return _together(found)
+    def push(self, stack: Stack, x: Any, y: Any, key: int, nats: Tensor | None = None) -> None:
+        for interval in reversed(self._rounded(x, y)):
+            stack.push(*interval)
+
+    def pop(self, stack: Stack, rows: int, y: Any, key: int) -> Any:
+        return self._popped(stack, rows, y)[0]
 
 
 class BitsBack(LatentScheme):
@@ -179,32 +178,31 @@ class BitsBack(LatentScheme):
 
     def encode(self, x: Any, y: Any, progress: Progress | None = None, nats: Tensor | None = None) -> Stack:
         first, *_ = parts = self.groups(len(x))
-        pilot = self._joint(x[first], _rows(y, first), self._places(x, y, first))
+        pilot = [*self.labels(_rows(y, first)), *self._rounded(x[first], _rows(y, first))]
         bits = bits_of(pilot) * len(x) / first.stop
         stack = Stack(lanes_for(bits, max(len(start) for start, _ in pilot)), self.borrowing)
         for number, part in enumerate(reversed(parts), 1):
-            rows = part.stop - part.start
-            mean, log_var = self._posterior(x[part], _rows(y, part), rows)
-            stack.stir(part.start)
-            k = stack.pop(self.lattice.table(mean.reshape(-1, 1), log_var.reshape(-1, 1))).reshape(rows, -1)
-            for interval in reversed(self._joint(x[part], _rows(y, part), k)):
+            labels = _rows(y, part)
+            self.push(stack, x[part], labels, part.start)
+            for interval in self.labels(labels):
                 stack.push(*interval)
             if progress is not None:
                 progress(min(number * self.group, len(x)))
         return stack
 
-    def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
-        found = []
-        for part in self.groups(n):
-            x, y, k = self._popped(stack, part.stop - part.start)
-            mean, log_var = self._posterior(x, y, len(x))
-            start, frequency = self.lattice.table(mean.reshape(-1, 1), log_var.reshape(-1, 1)).interval(k.reshape(-1))
-            stack.push(start, frequency)
-            stack.stir(part.start)
-            found.append((x, y))
-            if progress is not None:
-                progress(part.stop)
-        return _together(found)
+    def push(self, stack: Stack, x: Any, y: Any, key: int, nats: Tensor | None = None) -> None:
+        mean, log_var = self._posterior(x, y, len(x))
+        stack.stir(key)
+        k = stack.pop(self.lattice.table(mean.reshape(-1, 1), log_var.reshape(-1, 1))).reshape(len(x), -1)
+        for interval in reversed(self._joint(x, y, k)):
+            stack.push(*interval)
+
+    def pop(self, stack: Stack, rows: int, y: Any, key: int) -> Any:
+        x, k = self._popped(stack, rows, y)
+        mean, log_var = self._posterior(x, y, rows)
+        stack.push(*self.lattice.table(mean.reshape(-1, 1), log_var.reshape(-1, 1)).interval(k.reshape(-1)))
+        stack.stir(key)
+        return x
 
 
 def why_not(model: Any) -> str:
@@ -227,8 +225,3 @@ def why_not(model: Any) -> str:
 
 def _rows(y: Any, part: slice) -> Any:
     return None if y is None else y[part]
-
-
-def _together(found: list[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
-    ys = [y for _, y in found if y is not None]
-    return torch.cat([x for x, _ in found]), torch.cat(ys) if ys else None

@@ -20,6 +20,7 @@ from likely.coding.ans import MOST_LANES, Stack
 from likely.coding.header import Coding
 from likely.coding.programs import Interval, Program, intervals, ordered, padded, popped
 from likely.coding.tables import PRECISION, Uniform
+from likely.space import Reals
 from likely.verbs import Ordered, has
 
 Progress = Callable[[int], None]
@@ -64,22 +65,49 @@ class Scheme(ABC):
         """
 
     @abstractmethod
+    def push(self, stack: Stack, x: Any, y: Any, key: int, nats: Tensor | None = None) -> None:
+        """Put the x of a group on a stack, given labels that are known to whoever decodes; `key` is the group's own."""
+
+    @abstractmethod
+    def pop(self, stack: Stack, rows: int, y: Any, key: int) -> Any:
+        """Take the x of a group off again."""
+
     def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
         """The n rows (x, y) that a stack holds, which is empty afterwards unless something was wrong."""
+        xs, ys = [], []
+        for part in self.groups(n):
+            rows = part.stop - part.start
+            ys.append(self.popped_labels(stack, rows))
+            xs.append(self.pop(stack, rows, ys[-1], part.start))
+            if progress is not None:
+                progress(part.stop)
+        return torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
 
     def groups(self, n: int) -> list[slice]:
         """The rows of every group."""
         return [slice(low, min(low + self.group, n)) for low in range(0, n, self.group)]
 
     def labels(self, y: Any) -> list[Interval]:
-        """What labels take: each of the K as many bits as the others."""
-        return [] if y is None else [Uniform(len(y), self.model.condition.levels).interval(y.numpy().astype(np.int64))]
+        """What y takes: each of K labels as many bits as the others, and float32 the two halves of their 32 bits."""
+        if y is None:
+            return []
+        values = y.numpy().astype("<f4").view("<u2") if isinstance(self.model.condition, Reals) else y.numpy()
+        return [self._uniform(len(y)).interval(values.astype(np.int64).reshape(-1))]
 
     def popped_labels(self, stack: Stack, n: int) -> Any:
-        """The labels of n rows, where the model has a condition."""
-        if self.model.condition is None:
+        """The labels, or other y, of n rows, where the model has a condition."""
+        condition = self.model.condition
+        if condition is None:
             return None
-        return torch.from_numpy(stack.pop(Uniform(n, self.model.condition.levels)))
+        values = stack.pop(self._uniform(n))
+        if isinstance(condition, Reals):
+            values = values.astype("<u2").view("<f4").astype(np.float32)
+        return torch.from_numpy(values.reshape(n, *condition.shape))
+
+    def _uniform(self, n: int) -> Uniform:
+        condition = self.model.condition
+        real = isinstance(condition, Reals)
+        return Uniform(n * condition.dims * (2 if real else 1), 1 << 16 if real else condition.levels)
 
     def full(self, rows: Any) -> Any:
         """Rows (or None) filled up to the size of the batches that the model sees."""
@@ -104,15 +132,12 @@ class Sequential(Scheme):
                 progress(part.stop)
         return pushed(found)
 
-    def decode(self, stack: Stack, n: int, progress: Progress | None = None) -> tuple[Any, Any]:
-        xs, ys = [], []
-        for part in self.groups(n):
-            rows = part.stop - part.start
-            ys.append(self.popped_labels(stack, rows))
-            xs.append(popped(self._program(self.full(ys[-1])), stack, rows, self.size))
-            if progress is not None:
-                progress(part.stop)
-        return torch.cat(xs), None if self.model.condition is None else torch.cat(ys)
+    def push(self, stack: Stack, x: Any, y: Any, key: int, nats: Tensor | None = None) -> None:
+        for interval in reversed(self._intervals(x, y, nats)):
+            stack.push(*interval)
+
+    def pop(self, stack: Stack, rows: int, y: Any, key: int) -> Any:
+        return popped(self._program(self.full(y)), stack, rows, self.size)
 
     def bits(self, x: Any, y: Any = None) -> Tensor:
         """What the tables charge for each row, (n,) bits; the labels are not counted."""

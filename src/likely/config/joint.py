@@ -24,6 +24,8 @@ class Joint(FamilyConfig):
     family: Literal["joint"] = "joint"
     part: Annotated[FamilyConfig, Part("part", PARTS)]
     """The family of p(x given y): a config, or "family" or "family:preset" by name."""
+    separate: bool = False
+    """A model of its own for every class, which sees the rows of that class alone, instead of one that is told y."""
 
 
 PRESETS: dict[str, Joint] = {

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from likely.coding import Codec, ModelMismatch, Rows, container, lossy
 from likely.coding.choice import coded
+from likely.coding.classes import Classes
 from likely.coding.codec import write_npz
 from likely.coding.container import Archive, Kind, Source
 from likely.coding.field import file as field_file
@@ -54,7 +55,8 @@ def gather(
     """Rows of the model's space from a picture, a folder of pictures, or one split of data (loaded, or to be loaded).
 
     Pictures are taken as they are: one of another size, or with colours for a grey model, is refused, never resized or
-    converted; the others are taken all the same. A conditional model takes a picture's class from its folder's name.
+    converted; the others are taken all the same. A conditional model takes a picture's class from its folder's name. A
+    joint does without labels where there are none, or where no picture is in the folder of a class.
     Raises `ValueError` where nothing fits.
     """
     if isinstance(source, Data):
@@ -70,9 +72,9 @@ def gather(
     rows = getattr(data, split)
     x, y = model.space.take(rows.x, slice(0, limit)), None
     if takes_y(model):
-        if rows.y is None:
+        if rows.y is None and not isinstance(model, Classes):
             raise ValueError(f"inputs {data.name} have no labels; this model needs them to code p(x given y)")
-        y = rows.y[:limit]
+        y = None if rows.y is None else rows.y[:limit]
     return Inputs(x, y, None, f"{data.name}, {split}")
 
 
@@ -83,10 +85,11 @@ def _from_pictures(
     if not isinstance(space, Integers) or len(space.shape) != 3 or space.shape[0] not in (1, 3) or space.levels != 256:
         raise ValueError(f"inputs are pictures of 256 levels; the model's data are {space}")
     arrays, labels, names, own = [], [], Names(), []
+    labelled = not isinstance(model, Classes) or any(file.parent.name in classes for file in files)
     for file in files:
         try:
             array = _pixels(file, space)
-            if takes_y(model):
+            if takes_y(model) and labelled:
                 labels.append(_class_of(file, classes))
             arrays.append(array)
             own.append(names(called(file, path)))

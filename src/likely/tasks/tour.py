@@ -177,12 +177,12 @@ def _compressed(model: Any, data: Data, path: Path) -> dict[str, Any]:
     if not same:
         raise ValueError(f"{path} does not hold the test digits")
     told = describe(blob)
-    labels = math.log2(data.condition.levels) / data.space.dims
+    labels = -float(model.log_prior().double()[data.test.y].mean()) / math.log(2) / data.space.dims
     return {
         "path": str(path),
         **{key: told[key] for key in ("bytes", "raw_bytes", "rows", "bits_per_dim", "container_bytes")},
         "labels_bits_per_dim": labels,
-        "model_bits_per_dim": told["model_bits_per_dim"] + labels,
+        "model_bits_per_dim": told["model_bits_per_dim"],
         "encode_seconds": round(encoded, 2),
         "decode_seconds": round(time.monotonic() - began - encoded, 2),
     }

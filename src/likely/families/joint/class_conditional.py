@@ -82,31 +82,41 @@ class _ClassConditional(nn.Module, ABC):
     def _marginal(self, x: Any, noise: Noise) -> Tensor:
         """log p(x) or its log-weight, with gradients; (B,) nats."""
 
-    def _log_prior(self) -> Tensor:
+    def log_prior(self) -> Tensor:
+        """log p(y), (K,) nats."""
         return self.logits.log_softmax(0)
 
     def _given(self, verb: str, x: Any, y: Tensor, noise: Noise | None = None) -> Tensor:
-        """The verb of p(x given y), for each row its own y; (B * k,)."""
+        """The verb of p(x given y), for each row its own y; (B * k,).
+
+        Batches of separate parts are filled up to B rows, so that a row's score is the same whatever the others' y.
+        """
         if self._shared:
             return getattr(self.parts[0], verb)(x, y, **({} if noise is None else {"noise": noise}))
         draws = 1 if noise is None else noise.draws
         out = self.logits.new_zeros(len(y), draws)
         for label, part in enumerate(self.parts):
             rows = (y == label).nonzero()[:, 0]
-            own = {} if noise is None else {"noise": noise.at(rows)}
-            values = getattr(part, verb)(self.space.take(x, rows), **own).reshape(len(rows), draws)
-            out = out.index_put((rows,), values.to(out.dtype))
+            if not len(rows):
+                continue
+            full = torch.cat([rows, rows[:1].expand(len(y) - len(rows))])
+            values = getattr(part, verb)(self.space.take(x, full), **_drawn(noise, full)).reshape(-1, draws)
+            out = out.index_put((rows,), values[: len(rows)].to(out.dtype))
         return out.flatten()
 
     def _every(self, verb: str, x: Any, noise: Noise | None = None) -> Tensor:
         """log p(y) + the verb of p(x given y) for every y, (B * k, K); the classes share their noise."""
         count, classes = self.space.len(x), self.condition.levels
+        if not self._shared:
+            rows = torch.arange(count, device=self.logits.device)
+            each = [getattr(part, verb)(x, **_drawn(noise, rows)).to(self.logits.dtype) for part in self.parts]
+            return torch.stack(each, 1) + self.log_prior()
         rows = torch.arange(count, device=self.logits.device).repeat_interleave(classes)
         y = torch.arange(classes, device=self.logits.device).repeat(count)
-        values = self._given(verb, self.space.take(x, rows), y, None if noise is None else noise.at(rows))
+        values = getattr(self.parts[0], verb)(self.space.take(x, rows), y, **_drawn(noise, rows))
         draws = 1 if noise is None else noise.draws
         values = values.reshape(count, classes, draws).transpose(1, 2).reshape(count * draws, classes)
-        return values + self._log_prior()
+        return values + self.log_prior()
 
 
 class _Density(_ClassConditional):
@@ -142,7 +152,7 @@ class _ByGradient(_ClassConditional):
         """
         y = _labelled(y)
         known, missing = (y >= 0).nonzero()[:, 0], (y < 0).nonzero()[:, 0]
-        loss = self._log_prior().new_zeros(())
+        loss = self.log_prior().new_zeros(())
         if len(missing):
             marginal = self._marginal(self.space.take(x, missing), noise.at(missing))
             loss = loss - len(missing) / len(y) * marginal.mean()
@@ -154,7 +164,7 @@ class _ByGradient(_ClassConditional):
 
     def _loss(self, x: Any, y: Tensor, player: str, noise: Noise) -> Tensor:
         """The loss of rows that all have labels."""
-        loss = -self._log_prior()[y].mean()
+        loss = -self.log_prior()[y].mean()
         if self._shared:
             return loss + self.parts[0].loss(x, y, player=player, noise=noise)
         for label, part in enumerate(self.parts):
@@ -176,7 +186,7 @@ class ClosedFormJoint(_Density):
         """The parts' statistics, and the classes counted; "log_prob" is the sum of log p(x, y)."""
         y = _labelled(y)
         total: dict[str, Tensor] = {"classes": torch.bincount(y, minlength=self.condition.levels).double()}
-        log_prob = self._log_prior().detach().double()[y].sum()
+        log_prob = self.log_prior().detach().double()[y].sum()
         for label, part in enumerate(self.parts):
             rows = (y == label).nonzero()[:, 0]
             own = part.statistics(x, y) if self._shared else part.statistics(self.space.take(x, rows))
@@ -251,10 +261,17 @@ def ClassConditional(
 
 
 def model(config: JointConfig, space: Space, condition: Space | None, build: Callable[..., nn.Module]) -> nn.Module:
-    """The joint of a config: one conditional part serves all classes."""
+    """The joint of a config: one conditional part serves all classes, or they are `separate`."""
     if not (isinstance(condition, Integers) and condition.shape == ()):
         raise ValueError(f"condition is {condition}; a joint accepts labels, Integers((), classes)")
+    if config.separate:
+        return ClassConditional([build(config.part, space, None) for _ in range(condition.levels)], config)
     return ClassConditional(build(config.part, space, condition), config)
+
+
+def _drawn(noise: Noise | None, rows: Tensor) -> dict[str, Noise]:
+    """The argument `noise` of a verb for some rows, where it takes one."""
+    return {} if noise is None else {"noise": noise.at(rows)}
 
 
 def _labelled(y: Any) -> Tensor:
@@ -263,8 +280,8 @@ def _labelled(y: Any) -> Tensor:
     return y
 
 
-def _tiny(space: Space, **part: Any) -> Tiny:
-    return Tiny(JointConfig.model_validate({"part": part}), space, Integers((), 3))
+def _tiny(space: Space, separate: bool = False, **part: Any) -> Tiny:
+    return Tiny(JointConfig.model_validate({"part": part, "separate": separate}), space, Integers((), 3))
 
 
 TINY = {
@@ -273,4 +290,7 @@ TINY = {
     "mixture of Gaussians": _tiny(Reals((2,)), family="mixture", components=2, covariance="full"),
     "flow": _tiny(Reals((2,)), family="flow", depth=2, width=6, hidden=1),
     "vae": _tiny(Integers((2, 2), 2), family="vae", latent=2, hidden=(6,)),
+    "autoregressive, separate": _tiny(Integers((2, 2), 2), True, family="autoregressive", width=6, layers=1, kernel=3),
+    "mixture, separate": _tiny(Integers((2, 2), 3), True, family="mixture", components=2),
+    "vae, separate": _tiny(Integers((2, 2), 2), True, family="vae", latent=2, hidden=(6,)),
 }

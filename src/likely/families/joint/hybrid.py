@@ -68,6 +68,11 @@ class _Hybrid(nn.Module, ABC):
         self.straight_through = getattr(trunk, "straight_through", False)
         self.gradient_in_expectation = bool(lam) and getattr(trunk, "gradient_in_expectation", False)
 
+    @property
+    def of_x(self) -> nn.Module:
+        """The model of p(x) alone."""
+        return self.trunk
+
     def log_posterior(self, x: Any) -> Tensor:
         """log p(y given x) for every y, (B, K) nats: exact, as the features of a row depend on the row alone."""
         return self.head(features(self.trunk, x)).log_softmax(1)
