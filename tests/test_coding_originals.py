@@ -83,6 +83,8 @@ def test_names_are_kept_where_they_can_be_and_never_meet() -> None:
     paths = targets(given, len(given), Path("out"))
     assert len({str(path).casefold() for path in paths}) == len(every)
     assert given[7].endswith("ö.jpeg")
+    folders_first = Names()
+    assert [folders_first("a.jpg.png/b.png"), folders_first("a.jpg")] == ["a.jpg.png/b.png", "a-2.jpg"]
     again = Names()
     assert [again("a"), again("a.png/b"), again("a.png/c"), again("a.png-2")] == [
         *("a", "a-2.png/b", "a-2.png/c"),
@@ -205,6 +207,8 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
         replace(tmp_path / "a", b"one")
     finally:
         os.umask(old)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    replace(tmp_path / "a", b"one")
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
     def fails(kind: type[BaseException], *words: Any) -> Any:

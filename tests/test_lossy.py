@@ -22,6 +22,7 @@ import likely as lk
 from likely.coding import (
     Codec,
     CodecError,
+    CorruptChunk,
     CorruptHeader,
     DecodeMismatch,
     LossyCodec,
@@ -245,6 +246,17 @@ def test_what_the_checksums_do_not_see_is_an_error_too(codec: LossyCodec, small:
             codec.read(rewritten(small, change))
     with pytest.raises(CorruptHeader):
         lossy.describe(container.read(rewritten(small, lambda header, chunks: header["space"].update(shape=[]))))
+
+
+def test_damage_anywhere_is_found_before_any_decoding(codec: LossyCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = bytearray(codec.compress([picture(13, 22), picture(13, 22, seed=1)], rate=2, notes={"a": 1}))
+    codec.read(bytes(blob))
+    monkeypatch.setattr(lossy, "decode", None)
+    for entry in container.read(bytes(blob)).entries[1:]:
+        bad = blob.copy()
+        bad[entry.start] ^= 1
+        with pytest.raises(CorruptChunk):
+            codec.read(bytes(bad))
 
 
 def test_a_file_whose_hash_has_no_sizes_is_read(codec: LossyCodec, small: bytes) -> None:

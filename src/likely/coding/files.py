@@ -25,6 +25,8 @@ def replace(target: str | Path, content: bytes | Callable[[Any], None]) -> Path:
                 out.write(content)
             out.flush()
             os.fsync(out.fileno())
+        with suppress(FileNotFoundError):  # who may read a file that is replaced may read the new one, and nobody else
+            shutil.copymode(target, new)
         new.replace(target)
     return target
 

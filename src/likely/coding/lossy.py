@@ -189,6 +189,7 @@ class LossyCodec:
                 what = f"{each.height} x {each.width} pixels"
                 raise CorruptHeader(f"it holds a picture of {what}; accepts {self.limit:,} (limit) or fewer")
         check_numerics(header, self.fingerprint(header.coding.rate))
+        archive.check()
         pictures, digest = list[Picture](), hashlib.sha256()
         with scoring(self.model):
             for number, each in enumerate(contents.pictures):
