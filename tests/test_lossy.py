@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from shell import Shell
+from test_coding_forever import hammer
 from torch import Tensor
 
 import likely as lk
@@ -246,6 +247,15 @@ def test_what_the_checksums_do_not_see_is_an_error_too(codec: LossyCodec, small:
             codec.read(rewritten(small, change))
     with pytest.raises(CorruptHeader):
         lossy.describe(container.read(rewritten(small, lambda header, chunks: header["space"].update(shape=[]))))
+
+
+def test_random_damage(codec: LossyCodec) -> None:
+    """As of lossless files: always an error, or what would have been decoded anyway."""
+    blob = codec.compress([picture(13, 22), picture(20, 9, seed=4), torch.eye(3)[None].byte()], rate=2, names=[*"abc"])
+    told = hammer(codec.decompress, blob, 400, 3)
+    assert told["decoded"] > 0
+    assert told["refused"] > 0.9 * 400
+    assert told["slowest"] < 5
 
 
 def test_damage_anywhere_is_found_before_any_decoding(codec: LossyCodec, monkeypatch: pytest.MonkeyPatch) -> None:
