@@ -29,7 +29,8 @@ MOST_SIDE = 1 << 12
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Word = Annotated[str, Field(pattern=r"^\P{C}{1,200}$")]
 """A name that is shown to people: nothing in it moves a terminal's cursor."""
-Bits = Annotated[int, Field(ge=-(1 << 62), le=1 << 62)]
+MOST_BITS = 1 << 62
+Bits = Annotated[int, Field(ge=-MOST_BITS, le=MOST_BITS)]
 """A number of bits, which may be divided without running over."""
 
 
