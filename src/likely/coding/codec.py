@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ from likely.coding.header import (
     model_hash,
     numerics_of,
 )
+from likely.coding.local import Unmovable
 from likely.coding.schemes import Scheme
 from likely.logprob import LogProb, check_condition, log_prob, scoring
 from likely.space import Integers, Reals
@@ -105,7 +107,8 @@ class Codec:
     joint also takes rows without labels, which cost -log2 p(x).
 
     `scheme` is sequential for `Ordered` models and integer flows; for latent models bits-back, or two-part,
-    which is chosen for fewer than 20 rows. `group` rows are coded together (up to 256, as suits scheme and size; fewer
+    which is chosen for fewer than 20 rows; for flows, over integers, local-bits-back, which is experimental.
+    `group` rows are coded together (up to 256, as suits scheme and size; fewer
     where there are fewer rows), `chunk` rows make a chunk that can be decoded by itself. `limit` is the largest number
     of numbers that a file may hold.
     """
@@ -166,7 +169,7 @@ class Codec:
             content=Content(
                 rows=n,
                 sha256=content_hash(x, y, self.space, self.model.condition),
-                nll_bits=round(float(-nats.sum() / math.log(2))),
+                nll_bits=_whole(float(-nats.sum() / math.log(2))),
             ),
             model=Written(family=name_of(self.model), sha256=self.hash),
             numerics=Numerics(profile=numerics_of(self.model), fingerprint=self.fingerprint(scheme.coding)),
@@ -204,9 +207,7 @@ class Codec:
 
     def compress_file(self, source: str | Path, target: str | Path, **options: Any) -> Path:
         """Compress the rows in a .npy file, or `x` (and `y`) in an .npz, to `target`, which is whole or not there."""
-        with open(source, "rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            x, y = (arrays, None) if isinstance(arrays, np.ndarray) else (arrays["x"], dict(arrays).get("y"))
+        x, y = _arrays(source)
         blob = self.compress(x, None if self.model.condition is None else y, **options)
         return replace(target, blob)
 
@@ -300,7 +301,10 @@ class Codec:
         raw = canonical(x, self.space).tobytes()
         if y is not None:
             raw += canonical(y, self.model.condition).tobytes()
-        data = scheme.encode(x, y, nats=nats).to_bytes()
+        try:
+            data = scheme.encode(x, y, nats=nats).to_bytes()
+        except Unmovable:
+            return Chunk(Kind.RAW, len(x), raw)
         if len(data) < len(raw) and (not verify or self._comes_back(scheme, data, x, y)):
             return Chunk(Kind.MODEL, len(x), data)
         return Chunk(Kind.RAW, len(x), raw)
@@ -326,8 +330,11 @@ class Codec:
         if condition is not None:
             values = np.frombuffer(data, of_y, offset=size).reshape(rows, *condition.shape)
             y = torch.from_numpy(values.astype(np.float32 if isinstance(condition, Reals) else np.int64))
-        if x.max() >= self.space.levels:
-            raise CorruptChunk(number, f"it holds {x.max()}; {self.space} has {self.space.levels} levels")
+        for numbers, space in ((x, self.space), (y, condition)):
+            if isinstance(space, Integers) and numbers is not None and numbers.max() >= space.levels:
+                raise CorruptChunk(number, f"it holds {numbers.max()}; {space} has {space.levels} levels")
+        if isinstance(condition, Reals) and y is not None and not bool(torch.isfinite(y).all()):
+            raise CorruptChunk(number, f"it holds NaN or infinity; {condition} accepts finite numbers")
         return torch.from_numpy(x.copy()), y
 
     def _decoded(self, scheme: Scheme, number: int, data: bytes, rows: int) -> tuple[Tensor, Any]:
@@ -356,6 +363,23 @@ class Codec:
             raise CorruptHeader(f"it holds {rows:,} rows of {have}; accepts {self.limit:,} numbers (limit) or fewer")
         check_numerics(header, self.fingerprint(header.coding))
         return header
+
+
+def _whole(bits: float) -> int | None:
+    """Bits to the nearest, or nothing where a model gave what was coded no probability at all."""
+    return round(bits) if math.isfinite(bits) else None
+
+
+def _arrays(source: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """x, and y where it is there, of a .npy or .npz. Raises `ValueError` naming the file."""
+    try:
+        with open(source, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            return (arrays, None) if isinstance(arrays, np.ndarray) else (arrays["x"], dict(arrays).get("y"))
+    except KeyError:
+        raise ValueError(f"{source} holds no array x; accepts an .npz with x (and y), or a .npy") from None
+    except (EOFError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{source} cannot be read as .npy or .npz: {error}") from error
 
 
 def write_npz(target: str | Path, rows: Rows, space: Integers) -> Path:
