@@ -72,6 +72,13 @@ CASES: dict[str, dict[str, Any]] = {
         "train": {**IMAGES, "lr": 5e-4, "batch": 64},
         "seconds": 150,
     },
+    "flow": {
+        "data": "fashion-mnist",
+        "family": "flow",
+        "preset": "small",
+        "train": {**IMAGES, "batch": 64},
+        "seconds": 150,
+    },
     "mixture": {
         "data": "fashion-mnist",
         "family": "mixture",

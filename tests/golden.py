@@ -25,6 +25,7 @@ ROWS = {  # name: family, tiny instance, rows
     "two-part": ("vae", "categorical", 5),
     "bits-back": ("vae", "mixture", 60),
     "integer-flow": ("integer-flow", "image", 30),
+    "local-bits-back": ("flow", "dequantised, variational image", 120),
     "joint": ("joint", "autoregressive, separate", 30),
     "joint-unlabelled": ("joint", "mixture", 30),
     "joint-latent": ("joint", "vae, separate", 60),
@@ -53,7 +54,9 @@ def rows(folder: Path) -> None:
         x = sample(model, n, y, seed=0)
         x[-1] = torch.arange(x[-1].numel()).reshape(x[-1].shape) % model.space.levels  # likely or not
         y = None if name in ("joint-unlabelled", "joint-latent") else y
-        blob = Codec(model, group=7, chunk=None if name in ("bits-back", "joint-latent") else 20).compress(x, y)
+        blob = Codec(
+            model, group=7, chunk=None if name in ("bits-back", "joint-latent", "local-bits-back") else 20
+        ).compress(x, y)
         (folder / f"{name}.lkz").write_bytes(blob)
         np.savez_compressed(folder / f"{name}.npz", x=x.numpy(), **({} if y is None else {"y": y.numpy()}))
 

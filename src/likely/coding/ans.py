@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from likely.coding import plain
 from likely.coding.plain import LOW, Underflow
-from likely.coding.tables import PRECISION, TOTAL, Chosen, Ints, Listed, Table, Weighed
+from likely.coding.tables import PRECISION, TOTAL, Chosen, Ints, Listed, Table, Uniform, Weighed
 
 States = NDArray[np.uint64]
 MOST_LANES = 4096
@@ -130,7 +130,7 @@ class Stack:
 
     def pop(self, table: Table) -> Ints:
         """Take as many symbols off the top as the table has rows, (N,). Raises `Underflow` where there are none."""
-        if self.lanes <= FEW and isinstance(table, Listed | Chosen | Weighed):
+        if self.lanes <= FEW and isinstance(table, Listed | Chosen | Weighed | Uniform):
             return self._pop_few(table)
         n, size = len(table), self.lanes
         symbols = np.empty(n, np.int64)
@@ -143,7 +143,7 @@ class Stack:
             symbols[low : low + size] = pop_row(self._state[: len(part)], part, self._take)
         return symbols
 
-    def _pop_few(self, table: Listed | Chosen | Weighed) -> Ints:
+    def _pop_few(self, table: Listed | Chosen | Weighed | Uniform) -> Ints:
         """`pop` in plain integers, given as many words as there could be use for: one a symbol."""
         words, spare = self._words.take(len(table)).tolist(), 0
         if self._lends:

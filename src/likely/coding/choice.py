@@ -8,6 +8,7 @@ from likely.coding.classes import Classes, OfClasses
 from likely.coding.errors import CorruptHeader
 from likely.coding.header import Coding
 from likely.coding.latent import FEW_ROWS, BitsBack, LatentScheme, Lattice, TwoPart, why_not
+from likely.coding.local import FINE, LocalBitsBack, Movable
 from likely.coding.programs import AnySize, Factored
 from likely.coding.schemes import Scheme, Sequential
 from likely.coding.tables import MOST
@@ -15,7 +16,7 @@ from likely.logprob import scoring
 from likely.space import Integers, Reals
 from likely.verbs import Latent, Lossy, Ordered, has, name_of, verbs
 
-SEQUENTIAL, LATENT = (Sequential,), (TwoPart, BitsBack)
+SEQUENTIAL, LATENT, LOCAL = (Sequential,), (TwoPart, BitsBack), (LocalBitsBack,)
 
 
 def coded(model: Any) -> Any:
@@ -55,10 +56,18 @@ def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
         if not lacks:
             return LATENT
         raise TypeError(f"{what} is Latent, but {lacks}")
+    if isinstance(model, Movable):
+        try:
+            model.moves()
+        except TypeError as error:
+            raise TypeError(f"{what} is a flow, but {error}") from error
+        return LOCAL
     if has(model, Lossy):
         raise TypeError(f"{what} is Lossy: what it codes comes back changed; likely.coding.LossyCodec does that")
     can = ", ".join(verbs(model)) or "nothing that likely.verbs knows"
-    raise TypeError(f"{what} is {can}; accepts Ordered, Latent with normal posteriors, or an integer flow")
+    raise TypeError(
+        f"{what} is {can}; accepts Ordered, Latent with normal posteriors, a flow of couplings, or an integer flow"
+    )
 
 
 def tiled(model: Any) -> None:
@@ -86,6 +95,8 @@ def scheme_for(
         return _joined(model, [scheme_for(part, rows, group, name) for part in model.parts], labelled)
     if SEQUENTIAL[0].name in known:
         return Sequential(model, min(group or _most(model), rows))
+    if LocalBitsBack.name in known:
+        return LocalBitsBack(model, min(group or min(64, max(1, (1 << 18) // model.space.dims)), rows))
     few = rows < FEW_ROWS if name is None else name == TwoPart.name
     with scoring(model):
         # every group borrows once, so groups grow with the rows: their initial bits stay some thousandths of the whole
@@ -104,6 +115,10 @@ def scheme_of(model: Any, coding: Coding) -> Scheme:
         return _joined(model, [scheme_of(part, own) for part in model.parts], bool(coding.labels))
     if coding.scheme == Sequential.name:
         return Sequential(model, coding.group)
+    if coding.scheme == LocalBitsBack.name:
+        if coding.fine is None or not 8 <= coding.fine <= FINE:
+            raise CorruptHeader(f"its lattice has {coding.fine} bits; this likely knows 8 .. {FINE}")
+        return LocalBitsBack(model, coding.group, coding.fine)
     if coding.fine is None or coding.reach is None or Lattice(coding.fine, coding.reach).size > MOST:
         raise CorruptHeader(f"its latents are on a grid of {coding.fine} bits up to {coding.reach}")
     latent = BitsBack if coding.scheme == BitsBack.name else TwoPart

@@ -45,6 +45,7 @@ from likely.coding.header import (
     model_hash,
     numerics_of,
 )
+from likely.coding.local import Unmovable
 from likely.coding.schemes import Scheme
 from likely.logprob import LogProb, check_condition, log_prob, scoring
 from likely.space import Integers, Reals
@@ -106,7 +107,8 @@ class Codec:
     joint also takes rows without labels, which cost -log2 p(x).
 
     `scheme` is sequential for `Ordered` models and integer flows; for latent models bits-back, or two-part,
-    which is chosen for fewer than 20 rows. `group` rows are coded together (up to 256, as suits scheme and size; fewer
+    which is chosen for fewer than 20 rows; for flows, over integers, local-bits-back, which is experimental.
+    `group` rows are coded together (up to 256, as suits scheme and size; fewer
     where there are fewer rows), `chunk` rows make a chunk that can be decoded by itself. `limit` is the largest number
     of numbers that a file may hold.
     """
@@ -299,7 +301,10 @@ class Codec:
         raw = canonical(x, self.space).tobytes()
         if y is not None:
             raw += canonical(y, self.model.condition).tobytes()
-        data = scheme.encode(x, y, nats=nats).to_bytes()
+        try:
+            data = scheme.encode(x, y, nats=nats).to_bytes()
+        except Unmovable:
+            return Chunk(Kind.RAW, len(x), raw)
         if len(data) < len(raw) and (not verify or self._comes_back(scheme, data, x, y)):
             return Chunk(Kind.MODEL, len(x), data)
         return Chunk(Kind.RAW, len(x), raw)

@@ -21,6 +21,8 @@ CODER, GROWING = "ans24", "ans24-growing"
 PROFILES = ("f64", "int")
 """Numeric profiles that this version knows. f64: the model in float64, its parameters rounded to 2^-8. int: a model
 whose every number on the way to a table is an integer that floats hold exactly, in whatever order they are added."""
+EXPERIMENTAL = ("local-bits-back",)
+"""Schemes whose files another version may refuse."""
 MOST_GROUP = 4096
 MOST_SIDE = 1 << 12
 

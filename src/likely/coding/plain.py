@@ -31,17 +31,24 @@ def push(states: list[int], words: list[int], start: Sequence[int], frequency: S
             states[i - low] = (s // f << PRECISION) + s % f + start[i]
 
 
-def pop(states: list[int], words: list[int], tables: Sequence[Sequence[int]]) -> list[int]:
-    """Symbols off the top, one for each table of cumulative sums 0 .. 2^24. Raises `Underflow` where words lack."""
+def pop(states: list[int], words: list[int], tables: Sequence[Sequence[int] | int]) -> list[int]:
+    """Symbols off the top, one for each table of cumulative sums 0 .. 2^24, or for so many symbols that are all alike.
+
+    Raises `Underflow` where words lack.
+    """
     symbols, lanes = [], len(states)
     for low in range(0, len(tables), lanes):
         short = []
         for lane, cumulative in enumerate(tables[low : low + lanes]):
             s = states[lane]
             c = s % TOTAL
-            symbol = bisect_right(cumulative, c) - 1
-            start = cumulative[symbol]
-            s = (cumulative[symbol + 1] - start) * (s >> PRECISION) + c - start
+            if isinstance(cumulative, int):
+                symbol = ((c + 1) * cumulative - 1) >> PRECISION
+                start, end = (symbol << PRECISION) // cumulative, (symbol + 1 << PRECISION) // cumulative
+            else:
+                symbol = bisect_right(cumulative, c) - 1
+                start, end = cumulative[symbol], cumulative[symbol + 1]
+            s = (end - start) * (s >> PRECISION) + c - start
             symbols.append(symbol)
             states[lane] = s
             if s < LOW:

@@ -179,20 +179,29 @@ class Chosen(Table):
 
 
 class Uniform(Table):
-    """All symbols alike."""
+    """All symbols alike: `size` of them, or in each of the N so many as `size` (N,) says."""
 
-    def __init__(self, n: int, size: int) -> None:
-        _check_size(size)
-        self.n, self.size = n, size
+    def __init__(self, n: int, size: int | Ints) -> None:
+        self.n, self.sizes = n, np.broadcast_to(np.asarray(size, np.int64), n)
+        self.size = int(self.sizes.max(initial=1)) if isinstance(size, np.ndarray) else size
+        _check_size(self.size)
 
     def __len__(self) -> int:
         return self.n
 
     def rows(self, part: slice) -> Uniform:
-        return Uniform(len(range(*part.indices(self.n))), self.size)
+        some = self.sizes[part]
+        return Uniform(len(some), some)
 
     def below(self, symbol: Ints) -> Ints:
-        return symbol * TOTAL // self.size
+        return symbol * TOTAL // self.sizes[:, None]
+
+    def find(self, c: Ints) -> Ints:
+        return ((c + 1) * self.sizes - 1) >> PRECISION  # the largest x with x 2^24 // size <= c
+
+    def lists(self) -> list[int]:
+        """Only the sizes: that is all there is to know."""
+        return self.sizes.tolist()
 
 
 class Located(Table):

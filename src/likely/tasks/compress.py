@@ -19,7 +19,7 @@ from likely.coding.codec import write_npz
 from likely.coding.container import Archive, Kind, Source
 from likely.coding.field import file as field_file
 from likely.coding.files import replace, together
-from likely.coding.header import PicturesHeader, canonical, dtype_of, header_of, model_hash
+from likely.coding.header import EXPERIMENTAL, PicturesHeader, canonical, dtype_of, header_of, model_hash
 from likely.coding.opened import describe as describe_pictures
 from likely.config.data import DataConfig
 from likely.data import Data, load
@@ -188,6 +188,8 @@ def _described(archive: Archive) -> dict[str, Any]:
         "container_bytes": archive.overhead,
         "checksums": "all right",
     }
+    if header.coding.scheme in EXPERIMENTAL:
+        record["experimental"] = True
     if header.content.nll_bits is not None:
         record["model_bits_per_dim"] = header.content.nll_bits / numbers
     return record | {"header": header.to_json(), "notes": _short(archive)}

@@ -18,11 +18,12 @@ def sentence(record: dict[str, Any]) -> str:
     model, space = header["model"], json.dumps(header["space"]["shape"])
     says = f"; the model says {record['model_bits_per_dim']:.4f}" if "model_bits_per_dim" in record else ""
     raw = f", {kinds['raw']} of them stored as they were" if kinds.get("raw") else ""
+    scheme = header["coding"]["scheme"] + (" (experimental)" if record.get("experimental") else "")
     kept = {True: ", with labels", False: ", without labels"}.get(header["coding"].get("labels"), "")
     return (
         f"{record['rows']} rows of {space} with {header['space']['levels']} levels in {record['bytes']:,} bytes "
         f"(raw {record['raw_bytes']:,}): {record['bits_per_dim']:.4f} bits/dim{says}\n"
-        f"model {model['family']} {model['sha256']}, coded {header['coding']['scheme']}{kept}, numbers in "
+        f"model {model['family']} {model['sha256']}, coded {scheme}{kept}, numbers in "
         f"{header['numerics']['profile']}, {sum(n for kind, n in kinds.items() if kind != 'notes')} chunks{raw}; "
         f"checksums all right"
     )

@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from likely.coding.local import Movable, Moves
 from likely.config.flow import Flow as FlowConfig
+from likely.families.flow.cells import CellMap, Fill, FilledMoves, FlowFill, UniformFill
 from likely.families.flow.conditioner import Conditioner
 from likely.families.flow.multiscale import Squeeze
 from likely.families.flow.transforms import AffineCoupling, Chain, LearnedNormal, Reversal
@@ -46,13 +48,21 @@ class Cells(nn.Module, ABC):
     def cell(self, h: Tensor) -> Tensor:
         """The integer x whose cell holds T^-1(h)."""
 
+    @abstractmethod
+    def masses(self) -> Tensor:
+        """What T = G^-1(F) makes of every level, F rising by it: (D, levels) float64."""
+
+    @abstractmethod
+    def distribution(self, h: Tensor) -> Tensor:
+        """G, at h in float64."""
+
 
 class LogitCells(Cells):
     """h = logit((x + u) / levels)."""
 
     def __init__(self, space: Integers) -> None:
         super().__init__()
-        self.levels = space.levels
+        self.dims, self.levels = space.dims, space.levels
 
     def forward(self, x: Tensor, u: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
         below, above = x + u, (self.levels - 1 - x) + rest
@@ -61,7 +71,13 @@ class LogitCells(Cells):
         return h, (math.log(self.levels) - below.log() - above.log()).flatten(1).sum(1)
 
     def cell(self, h: Tensor) -> Tensor:
-        return (h.double().sigmoid() * self.levels).floor().clamp(0, self.levels - 1).long()
+        return (self.distribution(h.double()) * self.levels).floor().clamp(0, self.levels - 1).long()
+
+    def masses(self) -> Tensor:
+        return torch.full((self.dims, self.levels), 1 / self.levels, dtype=torch.float64)
+
+    def distribution(self, h: Tensor) -> Tensor:
+        return h.sigmoid()
 
 
 class MarginalCells(Cells):
@@ -109,7 +125,7 @@ class MarginalCells(Cells):
     def forward(self, x: Tensor, u: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
         u, rest = u.flatten(1), rest.flatten(1)
         index = x.flatten(1).long() + self.levels * torch.arange(self.mass.shape[0], device=x.device)
-        wide = self._mass()
+        wide = self.masses()
         mass = wide.to(u.dtype).flatten()[index]
         below = (wide.cumsum(1) - wide).to(mass.dtype).flatten()[index] + u * mass
         above = (wide.flip(1).cumsum(1).flip(1) - wide).to(mass.dtype).flatten()[index] + rest * mass
@@ -122,15 +138,16 @@ class MarginalCells(Cells):
         return torch.where(low, h, -h).reshape(-1, *self.shape), (mass.log() - log_g).sum(1)  # T' = mass / g(h)
 
     def cell(self, h: Tensor) -> Tensor:
-        edges = self._mass().cumsum(1)[:, :-1].contiguous()
-        h = h.double().flatten(1)
-        tail = torch.special.ndtr(-h.abs().clamp(max=TAIL)) * (TAIL_RATE * (TAIL - h.abs()).clamp(max=0)).exp()
-        level = torch.where(h < 0, tail, 1 - tail).T.contiguous()
+        edges = self.masses().cumsum(1)[:, :-1].contiguous()
+        level = self.distribution(h.double().flatten(1)).T.contiguous()
         return torch.searchsorted(edges, level, right=True).T.reshape(-1, *self.shape)
 
-    def _mass(self) -> Tensor:
-        """(D, levels) in float64, every row summing to 1 to its last digit."""
-        mass = self.mass.double()
+    def distribution(self, h: Tensor) -> Tensor:
+        tail = torch.special.ndtr(-h.abs().clamp(max=TAIL)) * (TAIL_RATE * (TAIL - h.abs()).clamp(max=0)).exp()
+        return torch.where(h < 0, tail, 1 - tail)
+
+    def masses(self) -> Tensor:
+        mass = self.mass.double()  # every row sums to 1 to its last digit
         return mass / mass.sum(1, keepdim=True)
 
 
@@ -145,6 +162,10 @@ class UniformNoise(nn.Module):
         """u, 1 - u (both (B * k, *shape)) and log q(u given x), (B * k,)."""
         u = noise.uniform(self.shape, dtype=dtype)
         return u, 1 - u, u.new_zeros(()).expand(u.shape[0])
+
+    def fill(self) -> Fill:
+        """The same on a lattice."""
+        return UniformFill()
 
 
 class FlowNoise(nn.Module):
@@ -186,14 +207,29 @@ class FlowNoise(nn.Module):
 
     def forward(self, x: Tensor, noise: Noise, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """u, 1 - u (both (B * k, *shape)) and log q(u given x), (B * k,)."""
-        centred = self.space.centred(x, dtype)
-        seen = noise.expand(F.silu(self.look(self.squeeze(centred)[0] if self.image else centred.flatten(1))))
+        seen = noise.expand(self.seen(x, dtype))
         eps = noise.normal((self.space.dims,), dtype=dtype)
         g, log_det = self.transform(eps.reshape(-1, *self.latent), seen)
         # log q(u) = log N(eps) - log |dg/deps| - log phi(g)
         log_q = 0.5 * (g.flatten(1).square().sum(1) - eps.square().sum(1)) - log_det
-        g = self.squeeze.inverse(g) if self.image else g.reshape(-1, *self.space.shape)
+        g = self.arranged(g)
         return torch.special.ndtr(g), torch.special.ndtr(-g), log_q
+
+    def fill(self) -> Fill:
+        """The same on a lattice."""
+        return FlowFill(self)
+
+    def seen(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the couplings see of x."""
+        return F.silu(self.look(self.laid_out(self.space.centred(x, dtype))))
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """x (B, *shape) as the couplings take it, (B, *latent)."""
+        return self.squeeze(x)[0] if self.image else x.flatten(1)
+
+    def arranged(self, g: Tensor) -> Tensor:
+        """The inverse."""
+        return self.squeeze.inverse(g) if self.image else g.reshape(-1, *self.space.shape)
 
 
 class _Dequantised(nn.Module, ABC):
@@ -276,6 +312,13 @@ class DequantisedExact(_Dequantised):
     def elbo(self, x: Tensor, y: Any = None, *, noise: Noise) -> Tensor:
         """The same draw, read as a bound: its expectation is at most log P(x)."""
         return self.log_weight(x, y, noise=noise)
+
+    def moves(self) -> Moves:
+        """The walk from x to a normal z on a lattice. Raises `TypeError` for a density that has none."""
+        if not isinstance(self.flow, Movable):
+            raise TypeError(f"its {type(self.flow).__name__} has no moves on a lattice")
+        fill = self.noise.fill()
+        return FilledMoves(fill, CellMap(self.cells.distribution, self.cells.masses(), fill.bits), self.flow.moves())
 
     def loss(self, x: Tensor, y: Any = None, *, player: str = "model", noise: Noise) -> Tensor:
         """Minus the bound, the mean over rows and draws, in nats."""

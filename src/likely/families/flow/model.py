@@ -8,6 +8,7 @@ from likely.config.flow import Flow as FlowConfig
 from likely.families.flow.base import FlowModel, context_size, log_normal
 from likely.families.flow.conditioner import ACTIVATIONS, Conditioner
 from likely.families.flow.masked import Affine, MaskedAutoregressive, Shift
+from likely.families.flow.moves import FlowMoves
 from likely.families.flow.multiscale import Level, pyramid, with_features
 from likely.families.flow.spline import Spline, SplineCoupling
 from likely.families.flow.transforms import (
@@ -62,6 +63,10 @@ class Flow(FlowModel):
         """`log_prob` and `features` in one pass."""
         (z, log_det), seen = with_features(self, lambda: self._forward(x, y))
         return log_det + log_normal(z), seen or [z]
+
+    def moves(self) -> FlowMoves:
+        """x to a normal z on a lattice, for `likely.coding.local`."""
+        return FlowMoves(self)
 
 
 def is_image(config: FlowConfig, shape: tuple[int, ...]) -> bool:

@@ -60,6 +60,16 @@ class Spline(Elementwise):
         inside = z.abs() < self.bound
         return torch.where(inside, (2 * (x0 + xi * w) - 1) * self.bound, z)
 
+    def knots(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x and z of all knots, and the slopes there: (bins + 1, ...) each."""
+        shares = theta[: 2 * self.bins].unflatten(0, (2, self.bins)).softmax(1)
+        ends = (shares * self.room + FLOOR).cumsum(1)
+        ends = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1], torch.ones_like(ends[:, :1])], 1)
+        x, z = (2 * ends - 1) * self.bound
+        slopes = _slope(theta[2 * self.bins :])
+        one = torch.ones_like(slopes[:1])
+        return x, z, torch.cat([one, slopes, one])
+
     def _bin(self, t: Tensor, theta: Tensor, *, along: int) -> list[Tensor]:
         """x0, w, y0, h, d0, d1 of the bin that t falls in: corner, sizes, and the slopes at both ends.
 
@@ -79,10 +89,13 @@ class Spline(Elementwise):
         starts = (shares * below).sum(1) * self.room + FLOOR * steps
         lengths = shares.gather(1, place.expand(2, *place.shape)).squeeze(1) * self.room + FLOOR
         knots = torch.cat([place - 1, place])  # among the inner ones
-        # softplus with its zero moved so that a parameter of 0 is a slope of 1
-        raw = slopes.gather(0, knots.clamp(0, k - 2)) + math.log(math.expm1(1 - FLOOR))
-        d = torch.where((knots < 0) | (knots == k - 1), 1.0, F.softplus(raw) + FLOOR)
+        d = torch.where((knots < 0) | (knots == k - 1), 1.0, _slope(slopes.gather(0, knots.clamp(0, k - 2))))
         return [starts[0], lengths[0], starts[1], lengths[1], d[0], d[1]]
+
+
+def _slope(raw: Tensor) -> Tensor:
+    """Softplus with its zero moved so that a parameter of 0 is a slope of 1."""
+    return F.softplus(raw + math.log(math.expm1(1 - FLOOR))) + FLOOR
 
 
 def _log_slope(xi: Tensor, q: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
