@@ -106,7 +106,8 @@ class Opened:
                 for band in self._bands(number):
                     low, high = max(band.top, top), min(band.top + len(band.pixels), top + height)
                     if band.picture == k and low < high:
-                        parts.append(band.pixels[low - band.top : high - band.top, left : left + width])
+                        part = band.pixels[low - band.top : high - band.top, left : left + width]
+                        parts.append(np.ascontiguousarray(part))  # a copy, where the band is wider
         return _plain(np.concatenate(parts))
 
     def _shape(self, k: int) -> Shape:
