@@ -104,6 +104,35 @@ def codable_table() -> str:
     return table(["family", "choices", "coded"], rows)
 
 
+def joints_table() -> str:
+    """Joints of digits: files with labels and without, and what a code without bits-back would take."""
+    rows = lines_of("joint_codec")
+    pairs = [
+        (row, next(r for r in rows if r["case"] == row["case"] and r["labels"])) for row in rows if not row["labels"]
+    ]
+    head = ["joint", "with labels: model", "coded", "over", "without: model", "coded", "over", "the likeliest class"]
+    head += ["doubt, bits a row", "CPU s, in and out: with", "without"]
+    cells = [
+        [
+            free["case"],
+            *(
+                text
+                for row in (kept, free)
+                for text in (
+                    f"{'<= ' * (row['kind'] != '=')}{row['model_bits_per_dim']:.4f}",
+                    f"{row['coded_bits_per_dim']:.4f}",
+                    f"{100 * row['over']:+.2f} %",
+                )
+            ),
+            f"{free['likeliest_class_bits_per_dim']:.4f}",
+            f"{free['doubt_bits_a_row']:.3f}",
+            *(f"{row['encode_cpu_s']:.1f}, {row['decode_cpu_s']:.1f}" for row in (kept, free)),
+        ]
+        for free, kept in pairs
+    ]
+    return table(head, cells) if cells else "No measurements yet."
+
+
 def coder_table() -> str:
     """Millions of symbols a second, ours beside constriction's."""
     rows = lines_of("coder")
@@ -222,6 +251,7 @@ def field_table() -> str:
 CODED_TABLES = {
     "compression": compression_tables,
     "codable": codable_table,
+    "joints": joints_table,
     "coder": coder_table,
     "pictures": pictures_table,
     "lossy": lossy_tables,

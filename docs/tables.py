@@ -35,7 +35,7 @@ def presets_table() -> str:
 
 
 OWN_TABLES = dict.fromkeys(("toys", "talk_table", "ood", "tables"), "joint") | dict.fromkeys(
-    ("compression", "coder", "picture_rates", "lossy", "field"), "compression"
+    ("compression", "coder", "joint_codec", "picture_rates", "lossy", "field"), "compression"
 )
 """What has a page under docs/measured that shows it, instead of a row a line."""
 

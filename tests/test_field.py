@@ -41,6 +41,7 @@ from likely.noise import Noise
 
 sys.path.append(str(Path(__file__).parent))
 from shell import Shell
+from test_coding_forever import hammer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -350,6 +351,13 @@ def test_every_flipped_bit_and_every_cut_is_noticed() -> None:
     for size in range(len(made)):
         with pytest.raises(CodecError):
             decompress(made[:size])
+
+
+def test_random_damage(blob: bytes) -> None:
+    told = hammer(lambda bad: [decompress(bad)], blob, 600, 3)
+    assert told["decoded"] > 0
+    assert told["refused"] > 0.9 * 600
+    assert told["slowest"] < 5
 
 
 def test_damage_behind_a_right_checksum_is_noticed(blob: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,12 +16,14 @@ import pytest
 import torch
 from PIL import Image
 from shell import Shell
+from test_coding_forever import hammer
 from torch import Tensor
 
 import likely as lk
 from likely.coding import (
     Codec,
     CodecError,
+    CorruptChunk,
     CorruptHeader,
     DecodeMismatch,
     LossyCodec,
@@ -35,6 +38,7 @@ from likely.coding.container import Kind
 from likely.coding.fidelity import ms_ssim, psnr
 from likely.coding.tables import Chosen
 from likely.families import hyperprior
+from likely.logprob import scoring
 from likely.noise import Noise
 from likely.space import Integers
 from likely.train import save
@@ -141,7 +145,7 @@ x = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
 weight = torch.linspace(-1, 1, 8 * 3 * 9).sin().reshape(8, 3, 3, 3)
 bits = torch.nn.functional.conv2d(x, weight).numpy().tobytes()
 print(json.dumps({
-    "sha256": found.contents.sha256,
+    "sha256": found.contents.digest,
     "pixels": [int(p.long().sum()) for p in found.pictures],
     "float32": hashlib.sha256(bits).hexdigest(),
 }))
@@ -222,10 +226,15 @@ def test_what_the_checksums_do_not_see_is_an_error_too(codec: LossyCodec, small:
     cases: list[tuple[type[CodecError], Callable[[dict[str, Any], list[Any]], None]]] = [
         (CorruptHeader, table(pictures=[inside | {"height": 1 << 23, "width": 1 << 23}])),
         (CodecError, table(pictures=[inside | {"height": 40}])),
+        (DecodeMismatch, table(pictures=[inside | {"height": 14}])),  # the same latents, and one row more of them
+        (DecodeMismatch, table(pictures=[inside | {"width": 21}])),
+        (CorruptHeader, table(sha256="0" * 32)),
+        (CorruptHeader, table(sized=None)),
+        (CorruptHeader, lambda header, chunks: header["space"].update(shape=[])),
         (CorruptHeader, table(pictures=[inside, inside])),
         (CorruptHeader, table(pictures=[])),
         (CorruptHeader, table(names=["a", "b"])),
-        (DecodeMismatch, table(sha256="0" * 32)),
+        (DecodeMismatch, table(sized="0" * 32)),
         (CorruptHeader, lambda header, chunks: header["coding"].update(rate=7.0)),
         (NumericsMismatch, lambda header, chunks: header["coding"].update(rate=1.0)),
         (UnsupportedVersion, lambda header, chunks: header["coding"].update(coder="ans99")),
@@ -236,6 +245,46 @@ def test_what_the_checksums_do_not_see_is_an_error_too(codec: LossyCodec, small:
     for kind, change in cases:
         with pytest.raises(kind):
             codec.read(rewritten(small, change))
+    with pytest.raises(CorruptHeader):
+        lossy.describe(container.read(rewritten(small, lambda header, chunks: header["space"].update(shape=[]))))
+
+
+def test_random_damage(codec: LossyCodec) -> None:
+    """As of lossless files: always an error, or what would have been decoded anyway."""
+    blob = codec.compress([picture(13, 22), picture(20, 9, seed=4), torch.eye(3)[None].byte()], rate=2, names=[*"abc"])
+    told = hammer(codec.decompress, blob, 400, 3)
+    assert told["decoded"] > 0
+    assert told["refused"] > 0.9 * 400
+    assert told["slowest"] < 5
+
+
+def test_damage_anywhere_is_found_before_any_decoding(codec: LossyCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = bytearray(codec.compress([picture(13, 22), picture(13, 22, seed=1)], rate=2, notes={"a": 1}))
+    codec.read(bytes(blob))
+    monkeypatch.setattr(lossy, "decode", None)
+    for entry in container.read(bytes(blob)).entries[1:]:
+        bad = blob.copy()
+        bad[entry.start] ^= 1
+        with pytest.raises(CorruptChunk):
+            codec.read(bytes(bad))
+
+
+def test_a_file_whose_hash_has_no_sizes_is_read(codec: LossyCodec, small: bytes) -> None:
+    """As they were written at first: the hash is of the latents alone."""
+
+    def change(header: dict[str, Any], chunks: list[Any]) -> None:
+        contents = container.read(small).notes(Kind.TABLE)
+        stack = lossy.Stack.from_bytes(chunks[0].data)
+        with scoring(codec.model):
+            y = lossy.decode(codec.model, stack, 13, 22, header["coding"]["rate"])
+        latents = (y.numpy() * 256).round().astype("<i4").tobytes()
+        contents["sha256"] = hashlib.sha256(latents).hexdigest()[:32]
+        del contents["sized"]
+        chunks[1] = container.notes(contents, Kind.TABLE)
+
+    old = rewritten(small, change)
+    assert torch.equal(codec.decompress(old)[0], codec.decompress(small)[0])
+    assert lossy.describe(container.read(old))["checksums"] == "all right"
 
 
 def test_another_model_is_told_from_the_right_one(codec: LossyCodec, small: bytes) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 import sys
+import threading
 import warnings
+from typing import Any
 
 import tyro
 from tyro.conf import FlagCreatePairsOff
@@ -51,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the arguments, run the command, turn mistakes into one sentence."""
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"likely: {message}\n")
     arguments = sys.argv[1:] if arguments is None else arguments
+    before = _on_sigterm(_stop)
     try:
         _known(arguments)
         status = tyro.extras.subcommand_cli_from_dict(  # ty: ignore[no-matching-overload]
@@ -69,7 +73,21 @@ def main(arguments: list[str] | None = None) -> None:
         status = 1
     except KeyboardInterrupt:
         status = 130
+    finally:
+        _on_sigterm(before)
     sys.exit(status or 0)
+
+
+def _on_sigterm(handler: Any) -> Any:
+    """Install a handler, where one can be; the one before."""
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, handler)
+
+
+def _stop(number: int, _: Any) -> None:
+    """End as an exception does, so that no temporary file is left."""
+    raise SystemExit(128 + number)
 
 
 def _known(arguments: list[str]) -> None:

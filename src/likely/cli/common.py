@@ -41,6 +41,8 @@ def unwritten(force: bool, *paths: Path | None) -> None:
     for path in named:
         if path.is_dir():
             raise ValueError(f"out is {path}, a folder; accepts the name of a file")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"out is {path}, which is no file but a device or a pipe; accepts the name of a file")
         if path.exists() and not force:
             raise ValueError(f"out is {path}, which exists; choose another name, or --force to replace it")
 
@@ -82,6 +84,47 @@ def fresh(path: Path) -> Path:
         number += 1
         tries = path.with_stem(f"{path.stem}-{number}")
     return tries
+
+
+def archive_of(source: Path) -> Path:
+    """The archive of a file or folder, where nobody named one: `photos.lkz`, also for `.` in photos."""
+    whole = source.resolve()
+    return Path(f"{(whole.stem if whole.is_file() else whole.name) or 'root'}.lkz")
+
+
+OF_FILES = ("refused", "renamed")
+"""What a record of compression says of single files."""
+
+
+def is_run(path: Path) -> bool:
+    """Whether it is a run folder, and no model alone, of which nothing is known but its weights."""
+    return (path / "ledger.jsonl").is_file()
+
+
+def noted(run: Path, figures: dict[str, Any]) -> None:
+    """Write into the run's ledger what was compressed; where that cannot be done, the archive is there all the same."""
+    from likely.terminal import say
+    from likely.train import Ledger
+
+    if not is_run(run):
+        return
+    try:
+        Ledger(run).append("compress", figures=figures)
+    except OSError as error:
+        say(f"not in the run's ledger: {error}")
+
+
+def archived(record: dict[str, Any], path: Path, text: str, json: bool) -> int:
+    """Say what compression came to, and of which pictures something else than they are is in the file; the status."""
+    from likely.terminal import give, say
+
+    for name, why in record["refused"].items():
+        say(f"left out: {why if name in why else f'{name}: {why}'}")
+    for name, new in record["renamed"].items():
+        say(f"renamed: {name!r} is {new!r} in the file")
+    left = f"\n{len(record['refused'])} left out" if record["refused"] else ""
+    give(record, f"{path}: {text}{left}", None, json)
+    return 1 if record["refused"] else 0
 
 
 def told(result: Any, name: str, json: bool) -> int:

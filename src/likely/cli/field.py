@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from likely.cli.common import fresh
+from likely.cli.common import archive_of, fresh
 
 
 def compress_field(picture: Path, out: Path | None, lam: float, steps: int, seed: int, json: bool) -> int:
@@ -15,7 +15,7 @@ def compress_field(picture: Path, out: Path | None, lam: float, steps: int, seed
 
     if not picture.is_file():
         raise ValueError(f"field is {picture}, which is no file; accepts one picture")
-    path, reached = out or fresh(Path(f"{picture.stem}.lkz")), 0
+    path, reached = out or fresh(archive_of(picture)), 0
     with Stage("fitting", steps) as stage:
 
         def tell(step: int, decibel: float, bits: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from likely.cli.common import data_of, fresh
+from likely.cli.common import OF_FILES, archive_of, archived, data_of, fresh, noted
 
 
 def compress_lossy(
@@ -22,23 +22,16 @@ def compress_lossy(
     from likely.coding import LossyCodec
     from likely.coding.lossy import sentence
     from likely.tasks.lossy import compress, gather
-    from likely.terminal import Stage, give, say
-    from likely.train import Ledger
+    from likely.terminal import Stage
 
     codec = LossyCodec(model)
     rate = codec.check_rate(rate)
     album = gather(inputs or data_of(run, None), codec, split=split, limit=limit)
-    for name, why in album.refused.items():
-        say(f"left out: {why if name in why else f'{name}: {why}'}")
-    path = out or fresh(Path(f"{Path(inputs).stem if inputs else run.name}.lkz"))
+    path = out or fresh(archive_of(Path(inputs) if inputs else run))
     with Stage("compressing, with loss", len(album.pictures)) as stage:
         record = compress(codec, album, path, rate, stage.advance)
-    Ledger(run).append(
-        "compress", figures={key: value for key, value in record.items() if key not in ("names", "refused")}
-    )
-    left = f"\n{len(album.refused)} pictures left out" if album.refused else ""
-    give(record, f"{path}: {sentence(record)}{left}", None, json)
-    return 1 if album.refused else 0
+    noted(run, {key: record[key] for key in record if key not in ("names", *OF_FILES)})
+    return archived(record, path, sentence(record), json)
 
 
 def decompress_lossy(blob: bytes, rows: int, folder: Path, found: Any, model: Any, json: bool) -> None:
@@ -51,4 +44,4 @@ def decompress_lossy(blob: bytes, rows: int, folder: Path, found: Any, model: An
         decoded, paths = decompress(LossyCodec(model), blob, folder, stage.advance)
     told = {"rows": len(decoded.pictures), "out": str(folder), "files": len(paths), "run": str(found), "lossy": True}
     text = f"{len(paths)} pictures, lossy: `likely info` says how near the originals; in {folder} (model of {found})"
-    give(told | {"sha256": decoded.contents.sha256}, text, None, json)
+    give(told | {"sha256": decoded.contents.digest}, text, None, json)

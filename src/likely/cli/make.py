@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from likely.cli.common import (
+    OF_FILES,
     Class,
     Count,
     Force,
@@ -17,11 +18,15 @@ from likely.cli.common import (
     Seed,
     Split,
     Words,
+    archive_of,
+    archived,
     class_of,
     data_of,
     empty_folder,
     fresh,
+    is_run,
     labels_of,
+    noted,
     rows_of,
     unwritten,
 )
@@ -287,16 +292,19 @@ def compress(
     from likely.coding import Codec
     from likely.coding.programs import AnySize
     from likely.tasks.compress import compress as write
-    from likely.tasks.compress import gather, pictures_in
+    from likely.tasks.compress import gather
     from likely.tasks.compressed import sentence
     from likely.tasks.learn import classes_of
-    from likely.terminal import Stage, give, say
-    from likely.train import Ledger, load_model
+    from likely.tasks.originals import looked_through
+    from likely.terminal import Stage
+    from likely.train import load_model
     from likely.verbs import Lossy, has, name_of
 
     unwritten(force, out)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; accepts 1 or more")
+    if rate is not None and (default or field is not None):
+        raise ValueError(f"rate is {rate}, which runs of lossy models (hyperprior) have, --default and --field do not")
     if field is not None:
         if run is not None:
             raise ValueError(f"run is {run} and field {field}; a neural field needs no run: give one of them")
@@ -312,19 +320,16 @@ def compress(
         return compress_lossy(run, model, inputs, out, split, limit, rate, json)
     if rate is not None:
         raise ValueError(f"rate is {rate}, but {name_of(model)} is no lossy model: what it codes comes back as it was")
-    if inputs is not None and isinstance(model, AnySize) and pictures_in(Path(inputs)):
+    if inputs is not None and isinstance(model, AnySize) and looked_through(Path(inputs))[0]:
         return compress_pictures(model, Path(inputs), out, limit, json)
     codec = Codec(model)
-    found = gather(inputs or data_of(run, None), codec.model, split=split, limit=limit, classes=classes_of(run))
-    for name, why in found.refused.items():
-        say(f"left out: {why if name in why else f'{name}: {why}'}")
-    path = out or fresh(Path(f"{Path(inputs).name if inputs else run.name}.lkz"))
+    classes = classes_of(run) if is_run(run) else ()
+    found = gather(inputs or data_of(run, None), codec.model, split=split, limit=limit, classes=classes)
+    path = out or fresh(archive_of(Path(inputs) if inputs else run))
     with Stage("compressing", len(found.x)) as stage:
         record = write(codec, found, path, stage.advance)
-    Ledger(run).append("compress", figures={key: record[key] for key in record if key not in ("notes", "refused")})
-    left = f"\n{len(found.refused)} pictures left out" if found.refused else ""
-    give(record, f"{path}: {sentence(record)}{left}", None, json)
-    return 1 if found.refused else 0
+    noted(run, {key: record[key] for key in record if key not in ("notes", *OF_FILES)})
+    return archived(record, path, sentence(record), json)
 
 
 Archive = Annotated[Path, arg(metavar="ARCHIVE.lkz")]

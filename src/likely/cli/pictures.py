@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from likely.cli.common import fresh
+from likely.cli.common import archive_of, archived, fresh
 
 
 def compress_pictures(model: Any, source: Path, out: Path | None, limit: int | None, json: bool) -> int:
@@ -13,16 +13,12 @@ def compress_pictures(model: Any, source: Path, out: Path | None, limit: int | N
     from likely.coding import Pictures
     from likely.tasks.album import compress, tiles_in
     from likely.tasks.compressed import sentence
-    from likely.terminal import Stage, give, say
+    from likely.terminal import Stage
 
-    codec, path = Pictures(model), out or fresh(Path(f"{source.name}.lkz"))
+    codec, path = Pictures(model), out or fresh(archive_of(source))
     with Stage("compressing", tiles_in(source, codec.tiling.side, limit)) as stage:
         record = compress(codec, source, path, limit=limit, progress=stage.advance)
-    for name, why in record["refused"].items():
-        say(f"left out: {why if name in why else f'{name}: {why}'}")
-    left = f"\n{len(record['refused'])} pictures left out" if record["refused"] else ""
-    give(record, f"{path}: {sentence(record)}{left}", None, json)
-    return 1 if record["refused"] else 0
+    return archived(record, path, sentence(record), json)
 
 
 def decompress_pictures(

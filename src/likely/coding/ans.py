@@ -13,7 +13,8 @@ Symbol i of a vector belongs to lane i mod L; the lanes share the words. All L l
 
 A stack that is popped empty where it was made with `borrowing` goes on with pseudorandom bits: what a bits-back coder
 starts from. They are the same for every file, so they need not stand in it, and who decodes checks that they came
-back.
+back. Decoding is encoding undone, step by step, and needs none below those that it was given: a stack from a file lends
+nothing, so that it ends where its bytes do, whatever the file says of the rows that are on it.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ class Stack:
         if not 1 <= lanes <= MOST_LANES:
             raise ValueError(f"lanes is {lanes}; accepts 1 .. {MOST_LANES}")
         self.lanes, self.borrowing, self.borrowed = lanes, borrowing, 0
+        self._lends, self._lent = borrowing is not None, np.empty(0, np.uint32)
         self._state = self._first()
         self._words = Words()
 
@@ -144,7 +146,7 @@ class Stack:
     def _pop_few(self, table: Listed | Chosen | Weighed | Uniform) -> Ints:
         """`pop` in plain integers, given as many words as there could be use for: one a symbol."""
         words, spare = self._words.take(len(table)).tolist(), 0
-        if self.borrowing is not None:
+        if self._lends:
             spare = len(table) - len(words)
             words = self._borrow(self.borrowed, self.borrowed + spare).tolist() + words
         states = self._state.tolist()
@@ -180,12 +182,13 @@ class Stack:
 
     @classmethod
     def from_bytes(cls, data: bytes, borrowing: str | None = None) -> Stack:
-        """What `to_bytes` wrote. Raises `ValueError` for bytes that it cannot have written."""
+        """What `to_bytes` wrote; it lends nothing. Raises `ValueError` for bytes that it cannot have written."""
         lanes = int.from_bytes(data[:2], "little")
         body = len(data) - 2 - 8 * lanes
         if len(data) < 2 or not 1 <= lanes <= MOST_LANES or body < 0 or body % 4:
             raise ValueError(f"{len(data)} bytes hold no stack of {lanes} lanes")
         stack = cls(lanes, borrowing)
+        stack._lends = False
         stack._state = np.frombuffer(data, "<u8", lanes, 2).astype(np.uint64)
         if (stack._state < np.uint64(LOW)).any():
             raise ValueError("a lane has a state below 2^32")
@@ -207,16 +210,16 @@ class Stack:
         lacking = count - len(words)
         if not lacking:
             return words
-        if self.borrowing is None:
+        if not self._lends:
             raise Underflow(EMPTY)
         self.borrowed += lacking
         return np.concatenate([self._borrow(self.borrowed - lacking, self.borrowed), words])
 
     def _borrow(self, low: int, high: int) -> NDArray[np.uint32]:
         """The words at depths low .. high - 1 below the bottom, the deepest first."""
-        if high == low:
-            return np.empty(0, np.uint32)
-        return pseudorandom(str(self.borrowing), high)[low:][::-1]
+        if high > len(self._lent):
+            self._lent = pseudorandom(str(self.borrowing), max(high, 2 * len(self._lent)))
+        return self._lent[low:high][::-1]
 
 
 def pseudorandom(name: str, count: int) -> NDArray[np.uint32]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, Un
 from likely.coding.files import replace
 from likely.coding.guard import check_model, check_numerics, frozen
 from likely.coding.header import (
+    MOST_BITS,
     Coding,
     Content,
     Header,
@@ -168,7 +170,7 @@ class Codec:
             content=Content(
                 rows=n,
                 sha256=content_hash(x, y, self.space, self.model.condition),
-                nll_bits=round(float(-nats.sum() / math.log(2))),
+                nll_bits=_whole(float(-nats.sum() / math.log(2))),
             ),
             model=Written(family=name_of(self.model), sha256=self.hash),
             numerics=Numerics(profile=numerics_of(self.model), fingerprint=self.fingerprint(scheme.coding)),
@@ -206,9 +208,7 @@ class Codec:
 
     def compress_file(self, source: str | Path, target: str | Path, **options: Any) -> Path:
         """Compress the rows in a .npy file, or `x` (and `y`) in an .npz, to `target`, which is whole or not there."""
-        with open(source, "rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            x, y = (arrays, None) if isinstance(arrays, np.ndarray) else (arrays["x"], dict(arrays).get("y"))
+        x, y = _arrays(source)
         blob = self.compress(x, None if self.model.condition is None else y, **options)
         return replace(target, blob)
 
@@ -331,8 +331,11 @@ class Codec:
         if condition is not None:
             values = np.frombuffer(data, of_y, offset=size).reshape(rows, *condition.shape)
             y = torch.from_numpy(values.astype(np.float32 if isinstance(condition, Reals) else np.int64))
-        if x.max() >= self.space.levels:
-            raise CorruptChunk(number, f"it holds {x.max()}; {self.space} has {self.space.levels} levels")
+        for numbers, space in ((x, self.space), (y, condition)):
+            if isinstance(space, Integers) and numbers is not None and numbers.max() >= space.levels:
+                raise CorruptChunk(number, f"it holds {numbers.max()}; {space} has {space.levels} levels")
+        if isinstance(condition, Reals) and y is not None and not bool(torch.isfinite(y).all()):
+            raise CorruptChunk(number, f"it holds NaN or infinity; {condition} accepts finite numbers")
         return torch.from_numpy(x.copy()), y
 
     def _decoded(self, scheme: Scheme, number: int, data: bytes, rows: int) -> tuple[Tensor, Any]:
@@ -361,6 +364,23 @@ class Codec:
             raise CorruptHeader(f"it holds {rows:,} rows of {have}; accepts {self.limit:,} numbers (limit) or fewer")
         check_numerics(header, self.fingerprint(header.coding))
         return header
+
+
+def _whole(bits: float) -> int | None:
+    """Bits to the nearest, or nothing where a model gave what was coded no probability at all, or next to none."""
+    return round(bits) if abs(bits) <= MOST_BITS else None
+
+
+def _arrays(source: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """x, and y where it is there, of a .npy or .npz. Raises `ValueError` naming the file."""
+    try:
+        with open(source, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            return (arrays, None) if isinstance(arrays, np.ndarray) else (arrays["x"], dict(arrays).get("y"))
+    except KeyError:
+        raise ValueError(f"{source} holds no array x; accepts an .npz with x (and y), or a .npy") from None
+    except (EOFError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{source} cannot be read as .npy or .npz: {error}") from error
 
 
 def write_npz(target: str | Path, rows: Rows, space: Integers) -> Path:

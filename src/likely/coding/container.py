@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -107,6 +108,8 @@ class Source:
     """A file that is open for reading, seen as bytes of which only those that are asked for are read."""
 
     def __init__(self, file: BinaryIO) -> None:
+        if not file.seekable():
+            raise NotACodecFile("it is a pipe, and an .lkz file is read from its end; write it to a file first")
         self._file, self._size = file, file.seek(0, io.SEEK_END)
 
     def __len__(self) -> int:
@@ -145,12 +148,15 @@ class Archive:
     def notes(self, kind: Kind = Kind.NOTES) -> dict[str, Any]:
         """What the notes say, all together; or what the table says."""
         found: dict[str, Any] = {}
+        left = MOST_NOTES  # for all of them: many small chunks could be inflated to more than there is memory
         for number, entry in enumerate(self.entries):
             if entry.kind is kind:
                 try:
-                    found |= _json(_inflated(self.chunk(number), MOST_NOTES))
+                    text = _inflated(self.chunk(number), left)
+                    found |= _json(text)
                 except CorruptHeader as error:
                     raise CorruptChunk(number, str(error)) from error
+                left = max(left - len(text), 1)
         return found
 
 
@@ -198,7 +204,10 @@ def read(data: bytes | memoryview | Source) -> Archive:
 def _entries(view: memoryview | Source, first: int, where: int, end: int) -> tuple[Entry, ...]:
     entries, start = [], first
     for rows, size, crc in _ENTRY.iter_unpack(view[where:end]):
-        entries.append(Entry(Kind(rows >> 30), rows & (1 << 30) - 1, size, crc, start))
+        entry = Entry(Kind(rows >> 30), rows & (1 << 30) - 1, size, crc, start)
+        if entry.kind in (Kind.MODEL, Kind.RAW) and not entry.rows:
+            raise CorruptHeader(f"its chunk {len(entries)} has no rows")
+        entries.append(entry)
         start += size
     if start != where:
         raise CorruptHeader(f"its chunks end at byte {start}, its index begins at {where}")
@@ -226,9 +235,16 @@ def _inflated(data: bytes, most: int) -> bytes:
 
 def _json(text: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(text)
+        record = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise CorruptHeader(f"its JSON cannot be read: {error}") from error
     if not isinstance(record, dict):
         raise CorruptHeader(f"its JSON is {type(record).__name__}, not an object")
     return record
+
+
+def _finite(text: str) -> float:
+    """A number of JSON, which has no NaN and no infinity; Python's reader would take them."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value

@@ -27,6 +27,11 @@ MOST_GROUP = 4096
 MOST_SIDE = 1 << 12
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Word = Annotated[str, Field(pattern=r"^\P{C}{1,200}$")]
+"""A name that is shown to people: nothing in it moves a terminal's cursor."""
+MOST_BITS = 1 << 62
+Bits = Annotated[int, Field(ge=-MOST_BITS, le=MOST_BITS)]
+"""A number of bits, which may be divided without running over."""
 
 
 class Record(BaseModel):
@@ -41,8 +46,8 @@ Fields = TypeVar("Fields", bound=Record)
 class Coding(Record):
     """How rows became bits."""
 
-    scheme: str
-    coder: str = CODER
+    scheme: Word
+    coder: Word = CODER
     group: Annotated[int, Field(ge=1, le=MOST_GROUP)]
     """Rows that are coded together."""
     fine: Annotated[int | None, Field(ge=0, le=12)] = None
@@ -59,7 +64,7 @@ class Content(Record):
     rows: Annotated[int, Field(ge=1, le=2**40)]
     sha256: Hash
     """The first half of the SHA-256 of all rows, then all labels, as `canonical` lays them out."""
-    nll_bits: int | None = None
+    nll_bits: Bits | None = None
     """-log2 p of all rows under the model (for latent models: a draw of its bound): what the payload is measured by."""
 
 
@@ -75,14 +80,14 @@ class Tiling(Record):
 class Written(Record):
     """With which model."""
 
-    family: str
+    family: Word
     sha256: Hash
 
 
 class Numerics(Record):
     """In which arithmetic, and what came out of it on the machine that wrote the file."""
 
-    profile: str = "f64"
+    profile: Word = "f64"
     grid: int = 256
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
@@ -29,7 +30,7 @@ from likely.coding.container import PICTURES, Archive, Chunk, Kind
 from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, UnsupportedVersion
 from likely.coding.fidelity import SMALLEST, ms_ssim, psnr
 from likely.coding.guard import check_model, check_numerics, frozen
-from likely.coding.header import CODER, Hash, Head, Numerics, Record, Written, model_hash, parsed
+from likely.coding.header import CODER, Bits, Hash, Head, Numerics, Record, Written, model_hash, parsed
 from likely.coding.schemes import pushed
 from likely.coding.tables import GRID, Chosen, Ints, Listed, Located, Table, on_grid
 from likely.logprob import scoring
@@ -81,10 +82,17 @@ class Contents(Record):
 
     names: list[str] | None = None
     pictures: Annotated[list[Inside], Field(min_length=1)]
-    sha256: Hash
+    sha256: Hash | None = None
     """The first half of the SHA-256 of the latents of all pictures, in units of 1/256 (i32), or of their pixels."""
-    model_bits: int
+    sized: Hash | None = None
+    """The same, with the rate (f64) and u32 (C, H, W) before each: files of before this have `sha256` in its place."""
+    model_bits: Bits
     """-log2 of all latents under the model: what the chunks are measured by."""
+
+    @property
+    def digest(self) -> str:
+        """The one of the two hashes that there is."""
+        return self.sized or self.sha256 or ""
 
 
 class Decoded(NamedTuple):
@@ -151,7 +159,7 @@ class LossyCodec:
         contents = Contents(
             names=None if names is None else list(names),
             pictures=inside,
-            sha256=digest.hexdigest()[:32],
+            sized=digest.hexdigest()[:32],
             model_bits=round(total),
         )
         chunks.append(container.notes(contents.model_dump(mode="json", exclude_none=True), Kind.TABLE))
@@ -181,13 +189,16 @@ class LossyCodec:
                 what = f"{each.height} x {each.width} pixels"
                 raise CorruptHeader(f"it holds a picture of {what}; accepts {self.limit:,} (limit) or fewer")
         check_numerics(header, self.fingerprint(header.coding.rate))
+        archive.check()
         pictures, digest = list[Picture](), hashlib.sha256()
         with scoring(self.model):
             for number, each in enumerate(contents.pictures):
+                if contents.sized is not None:
+                    digest.update(_about(header.coding.rate, (self.space.shape[0], each.height, each.width)))
                 pictures.append(self._picture(archive, number, each, header.coding.rate, digest))
                 if progress is not None:
                     progress(len(pictures))
-        if digest.hexdigest()[:32] != contents.sha256:
+        if digest.hexdigest()[:32] != contents.digest:
             raise DecodeMismatch("what was decoded is not what was put in: the latents' hash differs")
         return Decoded(pictures, contents, archive.notes())
 
@@ -225,6 +236,7 @@ class LossyCodec:
     def _chunk(self, x: Tensor, rate: float, verify: bool, digest: Any) -> tuple[Chunk, Inside, float]:
         """A picture's chunk, what the table says of it, and the model's bits."""
         height, width = x.shape[2:]
+        digest.update(_about(rate, x.shape[1:]))
         stack, y, bits = encode(self.model, x, rate, self.thrift)
         data, raw = stack.to_bytes(), x.numpy().tobytes()
         if len(data) >= len(raw) or (verify and not self._comes_back(data, y, height, width, rate)):
@@ -343,6 +355,11 @@ def _rates(rate: float, rows: int = 1) -> Tensor:
     return torch.full((rows,), rate, dtype=torch.float64)
 
 
+def _about(rate: float, shape: Sequence[int]) -> bytes:
+    """What is hashed before a picture: the same latents are another one at another rate, or of another size."""
+    return struct.pack("<dIII", rate, *shape)
+
+
 def _integers(y: Tensor) -> Ints:
     """Latents in units of the grid, little endian: what is hashed."""
     return np.rint(y.numpy() * GRID).astype("<i4")
@@ -365,7 +382,11 @@ def opened(archive: Archive) -> tuple[Header, Contents]:
     if header.coding.coder != CODER or header.numerics.profile != "f64":
         what = f"its coder is {header.coding.coder!r}, its numeric profile {header.numerics.profile!r}"
         raise UnsupportedVersion(f"{what}; this likely knows {CODER} and f64")
+    if not isinstance(header.space, Integers) or len(header.space.shape) != 3 or header.space.levels > 256:
+        raise CorruptHeader(f"its space is {header.space}; accepts pictures of at most 256 levels")
     contents = parsed(Contents, archive.notes(Kind.TABLE))
+    if (contents.sha256 is None) == (contents.sized is None):
+        raise CorruptHeader("it has no hash of what is inside, or two")
     chunks = [e for e in archive.entries if e.kind in (Kind.MODEL, Kind.RAW)]
     if len(chunks) != len(contents.pictures) or chunks != list(archive.entries[: len(chunks)]):
         raise CorruptHeader(f"it has {len(chunks)} chunks for {len(contents.pictures)} pictures, or in another order")

@@ -20,6 +20,8 @@ MOST_AT_ONCE = 1 << 28
 """Numbers in a chunk, at most."""
 MOST_TILES = 1 << 22
 """Tiles in a file, at most."""
+MOST_AREA = 1 << 22
+"""Pixels that meet in the model at once, at most: tiles of 2048 x 2048, or groups of smaller ones."""
 
 
 class Band(NamedTuple):
@@ -80,10 +82,13 @@ class Opened:
 
     def pictures(self, progress: Callable[[int], None] | None = None) -> list[Pixels]:
         """All pictures, (H, W) or (H, W, C), in memory together."""
-        whole = [np.empty((height, width, channels), np.uint8) for channels, height, width in self.shapes]
+        whole, bands = list[Pixels](), list[Pixels]()  # no room is made for what has not been decoded
         for k, top, pixels in self.bands(progress):
-            whole[k][top : top + len(pixels)] = pixels
-        return [_plain(pixels) for pixels in whole]
+            bands.append(pixels)
+            if top + len(pixels) == self.shapes[k][1]:
+                whole.append(_plain(np.concatenate(bands)))
+                bands.clear()
+        return whole
 
     def picture(self, k: int) -> Pixels:
         """Picture k alone, (H, W) or (H, W, C)."""
@@ -91,19 +96,19 @@ class Opened:
 
     def crop(self, k: int, top: int, left: int, height: int, width: int) -> Pixels:
         """A part of picture k, (height, width) or (height, width, C): only the chunks that it touches are decoded."""
-        channels, whole, across = self._shape(k)
+        _, whole, across = self._shape(k)
         if not (0 <= top < top + height <= whole and 0 <= left < left + width <= across):
             asked = f"rows {top} .. {top + height - 1}, columns {left} .. {left + width - 1}"
             raise ValueError(f"crop has {asked}; picture {k} has {whole} x {across} (height x width)")
-        out = np.empty((height, width, channels), np.uint8)
+        parts = []
         for number, strips in self._plan.items():
             if any(s.picture == k and s.top < top + height and top < s.top + s.shape[1] for s in strips):
                 for band in self._bands(number):
                     low, high = max(band.top, top), min(band.top + len(band.pixels), top + height)
                     if band.picture == k and low < high:
                         part = band.pixels[low - band.top : high - band.top, left : left + width]
-                        out[low - top : high - top] = part
-        return _plain(out)
+                        parts.append(np.ascontiguousarray(part))  # a copy, where the band is wider
+        return _plain(np.concatenate(parts))
 
     def _shape(self, k: int) -> Shape:
         if not 0 <= k < len(self.shapes):
@@ -156,7 +161,7 @@ def _shapes(table: Table, side: int) -> list[Shape]:
     for channels, _, width, _ in table.shapes:
         if channels * width * side > MOST_AT_ONCE or channels not in (1, 3):
             raise CorruptHeader(f"it has a picture of {channels} channels and {width} columns")
-    shapes = [(channels, height, width) for channels, height, width, n in table.shapes for _ in range(n)]
+    shapes = [shape for channels, height, width, n in table.shapes for shape in [(channels, height, width)] * n]
     if table.names is not None and len(table.names) != len(shapes):
         raise CorruptHeader(f"it names {len(table.names)} of {len(shapes)} pictures")
     return shapes

@@ -16,6 +16,7 @@ import hashlib
 import io
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ from likely.coding.header import (
     model_hash,
     numerics_of,
 )
-from likely.coding.opened import MOST_AT_ONCE, MOST_TILES, Opened, has
+from likely.coding.opened import MOST_AREA, MOST_AT_ONCE, MOST_TILES, Opened, has
 from likely.coding.tiles import Pixels, Shape, Tiles
 from likely.logprob import scoring
 from likely.verbs import name_of
@@ -77,6 +78,11 @@ class Pictures:
 
     def __init__(self, model: nn.Module, *, side: int = SIDE, group: int = GROUP, chunk: int = CHUNK) -> None:
         tiled(model)
+        for name, value in (("side", side), ("group", group), ("chunk", chunk)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; accepts 1 or more")
+        if side**2 * group > MOST_AREA:
+            raise ValueError(f"side is {side} and group {group}; accepts side^2 group up to {MOST_AREA:,} pixels")
         self.hash, self.model, self.chunk = model_hash(model), frozen(model), chunk
         # the last bits of floats may depend on the shape of what a network sees: then all tiles have one
         multiple = 1 if numerics_of(model) == "int" else side
@@ -108,7 +114,7 @@ class Pictures:
         with scoring(self.model):
             for picture in pictures:
                 what = f"picture {picture.name or len(shapes)}"
-                _check(picture.shape, what, tiles)
+                self.check(picture.shape, what)
                 shapes.append(picture.shape)
                 names += [] if picture.name is None else [picture.name]
                 if len(names) not in (0, len(shapes)):
@@ -144,7 +150,7 @@ class Pictures:
         if not isinstance(header, PicturesHeader):
             raise UnsupportedVersion("it holds rows of one shape; decode it with likely.coding.Codec")
         check_model(header, self.model, self.hash)
-        if header.tiling.side % header.tiling.multiple or header.tiling.side**2 * header.coding.group > MOST_AT_ONCE:
+        if header.tiling.side % header.tiling.multiple or header.tiling.side**2 * header.coding.group > MOST_AREA:
             raise CorruptHeader(f"it has tiles of {header.tiling} in groups of {header.coding.group}")
         check_numerics(header, self._fingerprint(header.tiling, header.coding.group))
         return Opened(archive, self._tiles(header.tiling, header.coding.group))
@@ -158,6 +164,21 @@ class Pictures:
     def decompress(self, blob: bytes) -> list[Pixels]:
         """The pictures in a file, (H, W) or (H, W, C) uint8."""
         return self.open(blob).pictures()
+
+    @cached_property
+    def channels(self) -> tuple[int, ...]:
+        """Of how many channels the model has pictures: 1, 3 or both."""
+        return tuple(channels for channels in (1, 3) if has(self._tiles(self.tiling, 1), channels))
+
+    def check(self, shape: Shape, what: str = "picture") -> None:
+        """Raises `ValueError`, naming it, where a picture (C, H, W) is none that can be written."""
+        channels, height, width = shape
+        if channels not in (1, 3) or height < 1 or width < 1:
+            raise ValueError(f"{what} is {channels} x {height} x {width}; accepts 1 or 3 channels, and a pixel or more")
+        if channels not in self.channels:
+            raise ValueError(f"{what} has {channels} channels; this model has none such: {self.model.space}")
+        if channels * width * self.tiling.side > MOST_AT_ONCE:
+            raise ValueError(f"{what} is {width} pixels wide; accepts {MOST_AT_ONCE // (channels * self.tiling.side)}")
 
     def _tiles(self, tiling: Tiling, group: int) -> Tiles:
         return Tiles(self.model, tiling, group)
@@ -185,16 +206,6 @@ class Pictures:
                         digest.update(stack.to_bytes())
             self._fingerprints[tiling, group] = digest.hexdigest()[:16]
         return self._fingerprints[tiling, group]
-
-
-def _check(shape: Shape, what: str, tiles: Tiles) -> None:
-    channels, height, width = shape
-    if channels not in (1, 3) or height < 1 or width < 1:
-        raise ValueError(f"{what} is {channels} x {height} x {width}; accepts 1 or 3 channels, and a pixel or more")
-    if not has(tiles, channels):
-        raise ValueError(f"{what} has {channels} channels; this model has none such: {tiles.model.space}")
-    if channels * width * tiles.tiling.side > MOST_AT_ONCE:
-        raise ValueError(f"{what} is {width} pixels wide; accepts {MOST_AT_ONCE // (channels * tiles.tiling.side)}")
 
 
 def _strips(picture: Picture, side: int, what: str) -> Iterator[Pixels]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,8 +12,10 @@ import numpy as np
 from PIL import Image
 
 from likely.coding import Opened, Picture, Pictures
-from likely.coding.files import replace
-from likely.tasks.compress import describe, pictures_in, pixels_of, targets
+from likely.coding.files import replace, together
+from likely.tasks.compress import describe
+from likely.tasks.names import Names, targets
+from likely.tasks.originals import called, pictures_in, pixels_of
 from likely.tasks.png import Png
 
 MOST_PIXELS = 1 << 28
@@ -30,55 +31,53 @@ def compress(
     One picture is in memory at a time. Those that are broken, or would not come back exactly, are named under
     `refused`, the others are coded. `progress` is called with the tiles done. Raises `ValueError` where none is left.
     """
-    files = pictures_in(source)[:limit]
-    if not files:
-        raise ValueError(f"inputs {source} hold no pictures; accepts a picture or a folder of them")
-    refused: dict[str, str] = {}
+    files, refused = pictures_in(source, limit)
+    names = Names()
 
     def pictures() -> Iterator[Picture]:
+        none = True
         for file in files:
-            name = file.name if file == source else file.relative_to(source).as_posix()
             try:
-                targets([name], 1, Path())  # would it be let out of the file?
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # about sizes that MOST_PIXELS judges
-                    pixels = pixels_of(file, MOST_PIXELS)
+                pixels = pixels_of(file, MOST_PIXELS)
+                codec.check(pixels.transpose(2, 0, 1).shape, str(file))
             except (ValueError, OSError) as error:
                 refused[str(file)] = str(error)
                 continue
-            yield Picture.of(pixels.transpose(1, 2, 0), name)
-        if len(refused) == len(files):
+            none = False
+            yield Picture.of(pixels, names(called(file, source)))
+        if none:
             first = next(iter(refused.values()))
             raise ValueError(f"none of {len(files)} pictures can be compressed; the first: {first}")
 
     target.parent.mkdir(parents=True, exist_ok=True)
     replace(target, lambda file: codec.write(pictures(), file, progress=progress))
-    return describe(target) | {"out": str(target), "inputs": str(source), "refused": refused}
+    told = {"out": str(target), "inputs": str(source), "refused": refused, "renamed": names.changed}
+    return describe(target) | told
 
 
 def tiles_in(source: Path, side: int, limit: int | None = None) -> int:
     """How many tiles the pictures of a folder make, as their headers say: what progress is measured by."""
     total = 0
-    for file in pictures_in(source)[:limit]:
-        try:
-            with Image.open(file) as image:
-                width, height = image.size
-            total += -(-height // side) * -(-width // side)
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # it will be named when it is read
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sizes that MOST_PIXELS judges
+        for file in pictures_in(source, limit)[0]:
+            try:
+                with Image.open(file) as image:
+                    width, height = image.size
+                total += -(-height // side) * -(-width // side)
+            except (OSError, ValueError, Image.DecompressionBombError):
+                continue  # it will be named when it is read
     return total
 
 
 def decompress(opened: Opened, out: Path, progress: Progress | None = None) -> list[Path]:
     """Write all pictures as PNG below the folder `out`; their paths.
 
-    A band at a time goes to files of temporary names, which get their own when all was decoded and compared. Raises
-    what `likely.coding.errors` holds; then nothing is left.
+    A band at a time goes to hidden files, which get their names when all was decoded and compared. Raises what
+    `likely.coding.errors` holds; then nothing is left.
     """
     paths = targets(names_of(opened), len(opened), out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        hidden = [Path(folder, str(k)) for k in range(len(opened))]
+    with together(out, paths) as hidden:
         bands = opened.bands(progress)
         for new, shape in zip(hidden, opened.shapes, strict=True):
             with new.open("wb") as file:
@@ -91,10 +90,6 @@ def decompress(opened: Opened, out: Path, progress: Progress | None = None) -> l
                 file.flush()
                 os.fsync(file.fileno())
         next(bands, None)  # the end, where the content's hash is compared
-        for new, path in zip(hidden, paths, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new.chmod(0o644)
-            new.replace(path)
     return paths
 
 

@@ -5,43 +5,43 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from likely.coding import Codec, CodecError, ModelMismatch, Rows, container, lossy
+from likely.coding import Codec, ModelMismatch, Rows, container, lossy
 from likely.coding.choice import coded
 from likely.coding.classes import Classes
 from likely.coding.codec import write_npz
 from likely.coding.container import Archive, Kind, Source
 from likely.coding.field import file as field_file
-from likely.coding.files import replace
+from likely.coding.files import replace, together
 from likely.coding.header import EXPERIMENTAL, PicturesHeader, canonical, dtype_of, header_of, model_hash
 from likely.coding.opened import describe as describe_pictures
 from likely.config.data import DataConfig
 from likely.data import Data, load
-from likely.data.images import SUFFIXES, decode, to_array
 from likely.space import Integers
+from likely.tasks.names import Names, targets
+from likely.tasks.originals import called, looked_through, pixels_of
 from likely.train import load_model
 from likely.train.checkpoint import DEFAULT
 from likely.verbs import takes_y
 
-EXACT = ("palette to RGB", "opaque alpha channel dropped", "turned as its EXIF orientation says", "1 bit to 0 and 255")
-"""What reading a picture may do to it without any pixel's colour changing."""
-
 
 @dataclass(frozen=True)
 class Inputs:
-    """Rows to compress; `names` are those of pictures, `refused` says of other files why they are not among them."""
+    """Rows to compress; `names` are those of pictures, `refused` says of other files why they are not among them, and
+    `renamed` of which pictures the name in the file is not their own."""
 
     x: Tensor
     y: Tensor | None
     names: list[str] | None
     label: str
     refused: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
 
 
 def gather(
@@ -63,9 +63,9 @@ def gather(
         data = source
     else:
         path = Path(source).expanduser()
-        files = pictures_in(path)
+        files, others = looked_through(path)
         if files:
-            return _from_pictures(path, files[:limit], model, classes)
+            return _from_pictures(path, files[:limit], others if limit is None else {}, model, classes)
         data = load(DataConfig(source=str(source)))
     if data.space != model.space:
         raise ValueError(f"inputs {data.name} live in {data.space}; the model's data in {model.space}")
@@ -78,47 +78,34 @@ def gather(
     return Inputs(x, y, None, f"{data.name}, {split}")
 
 
-def pictures_in(path: Path) -> list[Path]:
-    """The picture files at or below a path, in order."""
-    if path.is_file():
-        return [path] if path.suffix.lower() in SUFFIXES else []
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-
-
-def _from_pictures(path: Path, files: list[Path], model: Any, classes: tuple[str, ...]) -> Inputs:
+def _from_pictures(
+    path: Path, files: list[Path], refused: dict[str, str], model: Any, classes: tuple[str, ...]
+) -> Inputs:
     space = model.space
     if not isinstance(space, Integers) or len(space.shape) != 3 or space.shape[0] not in (1, 3) or space.levels != 256:
         raise ValueError(f"inputs are pictures of 256 levels; the model's data are {space}")
-    arrays, labels, names, refused = [], [], [], {}
+    arrays, labels, names, own = [], [], Names(), []
     labelled = not isinstance(model, Classes) or any(file.parent.name in classes for file in files)
     for file in files:
         try:
-            arrays.append(_pixels(file, space))
+            array = _pixels(file, space)
             if takes_y(model) and labelled:
                 labels.append(_class_of(file, classes))
-            names.append(file.name if file == path else file.relative_to(path).as_posix())
+            arrays.append(array)
+            own.append(names(called(file, path)))
         except (ValueError, OSError) as error:
             refused[str(file)] = str(error)
-            del arrays[len(names) :]
-    if not names:
+    if not arrays:
         first = next(iter(refused.values()))
         raise ValueError(f"none of {len(refused)} pictures can be compressed with this model; the first: {first}")
     x = space.check(np.stack(arrays), "inputs")
-    return Inputs(x, model.condition.check(labels, "labels") if labels else None, names, str(path), refused)
-
-
-def pixels_of(file: Path, max_pixels: int = DataConfig().max_pixels) -> np.ndarray:
-    """A picture (C, H, W) just as it is. Raises `ValueError` naming it where reading it would change a colour."""
-    image, done = decode(file.read_bytes(), str(file), max_pixels)
-    changed = [what for what in done if what not in EXACT]
-    if changed:
-        raise ValueError(f"{file} would not come back exactly: {', '.join(changed)}")
-    return np.ascontiguousarray(to_array(image, None, None, done).transpose(2, 0, 1))
+    y = model.condition.check(labels, "labels") if labels else None
+    return Inputs(x, y, own, str(path), refused, names.changed)
 
 
 def _pixels(file: Path, space: Integers) -> np.ndarray:
     """A picture (C, H, W) of a space. Raises `ValueError` naming it where it is no value of it."""
-    array = pixels_of(file)
+    array = pixels_of(file).transpose(2, 0, 1)
     if array.shape != space.shape:
         found, wanted = (" x ".join(map(str, shape)) for shape in (array.shape, space.shape))
         raise ValueError(f"{file} is {found} (channels x height x width); this model codes {wanted}")
@@ -140,7 +127,8 @@ def compress(
     blob = codec.compress(inputs.x, inputs.y, notes=names, progress=progress)
     target.parent.mkdir(parents=True, exist_ok=True)
     replace(target, blob)
-    return describe(blob) | {"out": str(target), "inputs": inputs.label, "refused": inputs.refused}
+    told = {"out": str(target), "inputs": inputs.label, "refused": inputs.refused, "renamed": inputs.renamed}
+    return describe(blob) | told
 
 
 def decompress(
@@ -156,27 +144,10 @@ def decompress(
         out.mkdir(parents=True, exist_ok=True)
         return rows, [write_npz(out / "x.npz", rows, codec.space)]
     paths = targets(names, len(rows.x), out)
-    for i, target in enumerate(paths):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace(target, png(canonical(rows.x[i], codec.space)))
+    with together(out, paths) as new:
+        for x, target in zip(rows.x, new, strict=True):
+            replace(target, png(canonical(x, codec.space)))
     return rows, paths
-
-
-def targets(names: Any, count: int, out: Path) -> list[Path]:
-    """Where the pictures go: below `out`, whatever the names say."""
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise CodecError(f"it does not name its {count} pictures")
-    found = []
-    for name in names:
-        parts = PurePosixPath(name).parts
-        bad = not parts or name.startswith("/") or any(part in ("..", ".") for part in parts)
-        if bad or any(sign in name for sign in '\\:*?"<>|') or not name.isprintable():
-            raise CodecError(f"it names a picture {name!r}; accepts names within a folder")
-        last = parts[-1] if parts[-1].lower().endswith(".png") else f"{parts[-1]}.png"
-        found.append(out.joinpath(*parts[:-1], last))
-    if len(set(found)) < count:
-        raise CodecError("it gives two pictures one name")
-    return found
 
 
 def png(pixels: np.ndarray) -> bytes:

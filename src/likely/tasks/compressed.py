@@ -35,9 +35,10 @@ def pictures_sentence(record: dict[str, Any]) -> str:
     sizes = [" x ".join(map(str, record[key][1:])) for key in ("smallest", "largest")]
     grey = {0: "RGB", record["pictures"]: "grey"}.get(record["grey"], f"{record['grey']} of them grey")
     raw = f", {kinds['raw']} of them stored as they were" if kinds.get("raw") else ""
+    count = "1 picture" if record["pictures"] == 1 else f"{record['pictures']} pictures"
     span = sizes[0] if sizes[0] == sizes[1] else f"{sizes[0]} to {sizes[1]}"
     return (
-        f"{record['pictures']} pictures of {span} (height x width), {grey}, in {record['bytes']:,} bytes (raw "
+        f"{count} of {span} (height x width), {grey}, in {record['bytes']:,} bytes (raw "
         f"{record['raw_bytes']:,}): {record['bits_per_dim']:.4f} bits/dim\n"
         f"model {header['model']['family']} {header['model']['sha256']}, numbers in {header['numerics']['profile']}, "
         f"{record['tiles']} tiles of at most {header['tiling']['side']} x {header['tiling']['side']} in "

@@ -11,24 +11,28 @@ import torch
 from torch import Tensor
 
 from likely.coding import container
-from likely.coding.files import replace
+from likely.coding.files import replace, together
 from likely.coding.lossy import Decoded, LossyCodec, describe
 from likely.config.data import DataConfig
 from likely.data import Data
-from likely.data.images import SUFFIXES, decode, to_array
-from likely.tasks.compress import EXACT, pictures_in, png, targets
+from likely.data.images import to_array
+from likely.tasks.compress import png
+from likely.tasks.names import Names, targets
+from likely.tasks.originals import EXACT, called, pictures_in, read_picture
 
 GREY = "grey to RGB (mode=rgb)"
 
 
 @dataclass(frozen=True)
 class Album:
-    """Pictures (C, H, W), uint8, of any sizes; `refused` says of other files why they are not among them."""
+    """Pictures (C, H, W), uint8, of any sizes; `refused` says of other files why they are not among them, and `renamed`
+    of which pictures the name in the file is not their own."""
 
     pictures: list[Tensor]
     names: list[str] | None
     label: str
     refused: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
 
 
 def gather(source: str | Path | Data, codec: LossyCodec, *, split: str = "test", limit: int | None = None) -> Album:
@@ -41,27 +45,25 @@ def gather(source: str | Path | Data, codec: LossyCodec, *, split: str = "test",
             raise ValueError(f"inputs {source.name} live in {source.space}; the model's data in {codec.space}")
         return Album(list(getattr(source, split).x[:limit]), None, f"{source.name}, {split}")
     path = Path(source).expanduser()
-    files = pictures_in(path)
-    if not files:
-        raise ValueError(f"inputs is {source}; accepts a picture, or a folder of {', '.join(SUFFIXES)}")
+    files, refused = pictures_in(path, limit)
     if codec.space.levels != 256 or codec.space.shape[0] not in (1, 3):
         raise ValueError(f"inputs are pictures of 256 levels, grey or RGB; the model's data are {codec.space}")
-    pictures, names, refused = [], [], {}
-    for file in files[:limit]:
+    pictures, names, own = [], Names(), []
+    for file in files:
         try:
             pictures.append(codec.check(_read(file, codec), str(file))[0])
-            names.append(file.name if file == path else file.relative_to(path).as_posix())
+            own.append(names(called(file, path)))
         except (ValueError, OSError) as error:
             refused[str(file)] = str(error)
     if not pictures:
         first = next(iter(refused.values()))
         raise ValueError(f"none of {len(refused)} pictures can be compressed with this model; the first: {first}")
-    return Album(pictures, names, str(path), refused)
+    return Album(pictures, own, str(path), refused, names.changed)
 
 
 def _read(file: Path, codec: LossyCodec) -> Tensor:
     """A picture (C, H, W). Raises `ValueError` naming it where reading it would change more than the codec does."""
-    image, done = decode(file.read_bytes(), str(file), max(codec.limit, DataConfig().max_pixels))
+    image, done = read_picture(file, max(codec.limit, DataConfig().max_pixels))
     mode = "rgb" if codec.space.shape[0] == 3 else None
     array = to_array(image, mode, None, done)
     changed = [what for what in done if what not in (*EXACT, GREY)]
@@ -82,7 +84,8 @@ def compress(
     target.parent.mkdir(parents=True, exist_ok=True)
     replace(target, blob)
     record = describe(container.read(blob))
-    return record | {"out": str(target), "inputs": album.label, "refused": album.refused}
+    told = {"out": str(target), "inputs": album.label, "refused": album.refused, "renamed": album.renamed}
+    return record | told
 
 
 def decompress(
@@ -96,8 +99,8 @@ def decompress(
     count = len(found.pictures)
     names = found.contents.names or [f"{number + 1:0{len(str(count))}}.png" for number in range(count)]
     paths = targets(names, count, out)
-    for picture, target in zip(found.pictures, paths, strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scale = 255 // (codec.space.levels - 1) if codec.space.levels < 256 else 1
-        replace(target, png((picture * scale).numpy()))
+    scale = 255 // (codec.space.levels - 1) if codec.space.levels < 256 else 1
+    with together(out, paths) as new:
+        for picture, target in zip(found.pictures, new, strict=True):
+            replace(target, png((picture * scale).numpy()))
     return found, paths

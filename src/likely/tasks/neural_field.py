@@ -7,7 +7,8 @@ from typing import Any
 
 from likely.coding.field.file import Progress, compress, decompress
 from likely.coding.files import replace
-from likely.tasks.compress import describe, pixels_of, png
+from likely.tasks.compress import describe, png
+from likely.tasks.originals import pixels_of
 
 
 def write(
@@ -20,7 +21,7 @@ def write(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compress the picture `source` to `target`, which is whole or not there; what it came to, as JSON values."""
-    blob = compress(pixels_of(source), lam=lam, steps=steps, seed=seed, progress=progress)
+    blob = compress(pixels_of(source).transpose(2, 0, 1), lam=lam, steps=steps, seed=seed, progress=progress)
     target.parent.mkdir(parents=True, exist_ok=True)
     replace(target, blob)
     return describe(blob) | {"out": str(target), "inputs": str(source), "lam": lam, "steps": steps, "seed": seed}
