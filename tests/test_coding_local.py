@@ -330,6 +330,19 @@ def test_normal_numbers() -> None:
     assert stack.is_empty()
 
 
+def test_noise_is_uniform_whatever_lies_on_the_stack() -> None:
+    """Where a model is wrong, what was pushed under it is not uniform, and noise would not be what the bound takes."""
+    found = []
+    for pop in (lambda w: w.pop(np.full(4096, 16)), lambda w: w.pop_noise((4096,), 4)):
+        stack = Stack(64, "likely/test")
+        for _ in range(3):
+            stack.push(np.full(4096, TOTAL - 64), np.full(4096, 64))  # a code in the far tail
+        found.append(np.bincount(pop(Walker(stack, 1, FINE, 7)), minlength=16))
+    chi = [float(((each - 256) ** 2 / 256).sum()) for each in found]
+    assert chi[0] > 1000
+    assert chi[1] < 45  # with 15 degrees of freedom: p = 1e-4
+
+
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
 def test_cells_are_found_from_any_guess(seed: int) -> None:
