@@ -36,7 +36,7 @@ Bits = Annotated[int, Field(ge=-(1 << 62), le=1 << 62)]
 class Record(BaseModel):
     """Fields of a file that are read strictly. Abstract."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Fields = TypeVar("Fields", bound=Record)
