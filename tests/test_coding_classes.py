@@ -182,6 +182,25 @@ def test_a_header_that_lies_about_labels() -> None:
         Codec(plain).decompress(saying(Codec(plain).compress(sample(model, 9, seed=0)), False))
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_parts_that_answer_by_the_batch_are_stored(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding again sees every part in batches of another size, however few rows of its class there are."""
+    coder, y = Codec(joint("autoregressive", True)), torch.arange(30) % 3
+    x, part = sample(coder.model, 30, y, seed=0), coder.model.parts[2]
+    kinds = [[e.kind for e in container.read(coder.compress(x, y if labelled else None)).entries]]
+    start = part.start
+
+    def start_of_batch(n: int, y: Any = None) -> Any:
+        state, each = start(n, y)
+        return state, type(each)(each.observation, each.parameters + 0.1 * n)
+
+    monkeypatch.setattr(part, "start", start_of_batch)
+    blob = coder.compress(x, y if labelled else None)
+    kinds.append([e.kind for e in container.read(blob).entries])
+    assert kinds == [[container.Kind.MODEL], [container.Kind.RAW]]
+    assert torch.equal(coder.decompress(blob).long(), x)
+
+
 def test_parts_are_coded_alike_or_not_at_all() -> None:
     ordered, latent = (registry.build(f, SPACE, **PARTS[f]) for f in ("autoregressive", "vae"))
 

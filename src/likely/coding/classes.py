@@ -154,10 +154,14 @@ class OfClasses(Scheme):
             return [(self.parts[0].sized(self.size), torch.arange(len(y)), y)]
         rows = [(y == label).nonzero()[:, 0] for label in range(len(self.parts))]
         return [
-            (part.sized(len(own) + self._spare), own, None)
-            for part, own in zip(self.parts, rows, strict=True)
-            if len(own)
+            (self._fitted(part, len(own)), own, None) for part, own in zip(self.parts, rows, strict=True) if len(own)
         ]
+
+    def _fitted(self, part: Scheme, rows: int) -> Scheme:
+        """The scheme of a part for a group of so many rows."""
+        fitted = part.sized(rows + self._spare)
+        fitted.group = rows
+        return fitted
 
     @property
     def _spare(self) -> int:

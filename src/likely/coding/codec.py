@@ -33,6 +33,7 @@ from likely.coding.errors import CorruptChunk, CorruptHeader, DecodeMismatch, Un
 from likely.coding.files import replace
 from likely.coding.guard import check_model, check_numerics, frozen
 from likely.coding.header import (
+    MOST_BITS,
     Coding,
     Content,
     Header,
@@ -366,8 +367,8 @@ class Codec:
 
 
 def _whole(bits: float) -> int | None:
-    """Bits to the nearest, or nothing where a model gave what was coded no probability at all."""
-    return round(bits) if math.isfinite(bits) else None
+    """Bits to the nearest, or nothing where a model gave what was coded no probability at all, or next to none."""
+    return round(bits) if abs(bits) <= MOST_BITS else None
 
 
 def _arrays(source: str | Path) -> tuple[np.ndarray, np.ndarray | None]:

@@ -21,7 +21,7 @@ CODER, GROWING = "ans24", "ans24-growing"
 PROFILES = ("f64", "int")
 """Numeric profiles that this version knows. f64: the model in float64, its parameters rounded to 2^-8. int: a model
 whose every number on the way to a table is an integer that floats hold exactly, in whatever order they are added."""
-EXPERIMENTAL = ("local-bits-back",)
+EXPERIMENTAL = ("local-bits-back", "bits-back-local")
 """Schemes whose files another version may refuse."""
 MOST_GROUP = 4096
 MOST_SIDE = 1 << 12
@@ -29,7 +29,8 @@ MOST_SIDE = 1 << 12
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Word = Annotated[str, Field(pattern=r"^\P{C}{1,200}$")]
 """A name that is shown to people: nothing in it moves a terminal's cursor."""
-Bits = Annotated[int, Field(ge=-(1 << 62), le=1 << 62)]
+MOST_BITS = 1 << 62
+Bits = Annotated[int, Field(ge=-MOST_BITS, le=MOST_BITS)]
 """A number of bits, which may be divided without running over."""
 
 

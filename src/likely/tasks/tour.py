@@ -177,7 +177,7 @@ def _compressed(model: Any, data: Data, path: Path) -> dict[str, Any]:
     if not same:
         raise ValueError(f"{path} does not hold the test digits")
     told = describe(blob)
-    labels = -float(model.log_prior().double()[data.test.y].mean()) / math.log(2) / data.space.dims
+    labels = -float(model.log_prior().detach().double()[data.test.y].mean()) / math.log(2) / data.space.dims
     return {
         "path": str(path),
         **{key: told[key] for key in ("bytes", "raw_bytes", "rows", "bits_per_dim", "container_bytes")},

@@ -333,7 +333,7 @@ class FlowMoves:
     """A `FlowModel` over the reals: x (n, *shape) on the lattice to z (n, D) and back."""
 
     def __init__(self, flow: Any) -> None:
-        self.flow, self.transform = flow, on_lattice(flow.transform)
+        self.flow, self.transform, self.dims = flow, on_lattice(flow.transform), flow.space.dims
 
     def forward(self, x: Tensor, y: Any, walker: Walker) -> Tensor:
         """x to z."""
