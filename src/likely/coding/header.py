@@ -37,7 +37,7 @@ Bits = Annotated[int, Field(ge=-MOST_BITS, le=MOST_BITS)]
 class Record(BaseModel):
     """Fields of a file that are read strictly. Abstract."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Fields = TypeVar("Fields", bound=Record)
