@@ -45,7 +45,7 @@ def _streamed(rows: list[dict[str, Any]]) -> str:
             row["scheme"],
             f"{row['rows']:,}",
             f"**{row['bits_per_dim']:.4f}**{_missed(row, 'bits_per_dim')}",
-            f"{'<= ' if row['family'] == 'vae' else ''}{row['model_bits_per_dim']:.4f}",
+            f"{'<= ' if row['family'] in ('vae', 'flow') else ''}{row['model_bits_per_dim']:.4f}",
             f"{row['overhead']:+.2%}{_missed(row, 'overhead')}",
             f"{row['container_bytes']} (chunks: {sum(row['chunks'].values())}){_missed(row, 'container_bytes')}",
             *(f"{row[f'{way}_images_s']:.1f} ({row[f'{way}_mb_s']:.3f} MB/s)" for way in ("encode", "decode")),

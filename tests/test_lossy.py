@@ -230,6 +230,7 @@ def test_what_the_checksums_do_not_see_is_an_error_too(codec: LossyCodec, small:
         (DecodeMismatch, table(pictures=[inside | {"width": 21}])),
         (CorruptHeader, table(sha256="0" * 32)),
         (CorruptHeader, table(sized=None)),
+        (CorruptHeader, table(pictures=[inside | {"psnr": 10**400}])),  # an integer that is infinite as a float
         (CorruptHeader, lambda header, chunks: header["space"].update(shape=[])),
         (CorruptHeader, table(pictures=[inside, inside])),
         (CorruptHeader, table(pictures=[])),

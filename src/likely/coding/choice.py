@@ -9,6 +9,7 @@ from likely.coding.classes import Classes, OfClasses
 from likely.coding.errors import CorruptHeader
 from likely.coding.header import MOST_GROUP, Coding
 from likely.coding.latent import FEW_ROWS, BitsBack, LatentScheme, Lattice, TwoPart, why_not
+from likely.coding.latent_flow import LocalPrior
 from likely.coding.local import FINE, LocalBitsBack, Movable
 from likely.coding.programs import AnySize, Factored
 from likely.coding.schemes import Scheme, Sequential
@@ -17,7 +18,7 @@ from likely.logprob import scoring
 from likely.space import Integers, Reals
 from likely.verbs import Latent, Lossy, Ordered, has, name_of, verbs
 
-SEQUENTIAL, LATENT, LOCAL = (Sequential,), (TwoPart, BitsBack), (LocalBitsBack,)
+SEQUENTIAL, LATENT, LOCAL, LOCAL_PRIOR = (Sequential,), (TwoPart, BitsBack), (LocalBitsBack,), (LocalPrior,)
 
 
 def coded(model: Any) -> Any:
@@ -54,8 +55,8 @@ def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
     if has(model, Latent):
         with scoring(model):
             lacks = why_not(model)
-        if not lacks:
-            return LATENT
+            if not lacks:
+                return LOCAL_PRIOR if isinstance(model.prior(), Movable) else LATENT
         raise TypeError(f"{what} is Latent, but {lacks}")
     if isinstance(model, Movable):
         try:
@@ -104,7 +105,10 @@ def scheme_for(
     few = rows < FEW_ROWS if name is None else name == TwoPart.name
     with scoring(model):
         # every group borrows once, so groups grow with the rows: their initial bits stay some thousandths of the whole
-        return TwoPart(model, min(group or 64, rows)) if few else BitsBack(model, group or min(max(rows // 64, 1), 64))
+        if few and TwoPart.name in known:
+            return TwoPart(model, min(group or 64, rows))
+        chained = BitsBack if BitsBack.name in known else LocalPrior
+        return chained(model, group or min(max(rows // 64, 1), 64))
 
 
 def scheme_of(model: Any, coding: Coding) -> Scheme:
@@ -125,8 +129,8 @@ def scheme_of(model: Any, coding: Coding) -> Scheme:
         return LocalBitsBack(model, coding.group, coding.fine)
     if coding.fine is None or coding.reach is None or Lattice(coding.fine, coding.reach).size > MOST:
         raise CorruptHeader(f"its latents are on a grid of {coding.fine} bits up to {coding.reach}")
-    latent = BitsBack if coding.scheme == BitsBack.name else TwoPart
-    return latent(model, coding.group, Lattice(coding.fine, coding.reach))
+    latent: dict[str, Any] = {scheme.name: scheme for scheme in (BitsBack, TwoPart, LocalPrior)}
+    return latent[coding.scheme](model, coding.group, Lattice(coding.fine, coding.reach))
 
 
 def _most(model: Any) -> int:

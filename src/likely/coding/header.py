@@ -21,7 +21,7 @@ CODER, GROWING = "ans24", "ans24-growing"
 PROFILES = ("f64", "int")
 """Numeric profiles that this version knows. f64: the model in float64, its parameters rounded to 2^-8. int: a model
 whose every number on the way to a table is an integer that floats hold exactly, in whatever order they are added."""
-EXPERIMENTAL = ("local-bits-back",)
+EXPERIMENTAL = ("local-bits-back", "bits-back-local")
 """Schemes whose files another version may refuse."""
 MOST_GROUP = 4096
 MOST_SIDE = 1 << 12
@@ -37,7 +37,7 @@ Bits = Annotated[int, Field(ge=-MOST_BITS, le=MOST_BITS)]
 class Record(BaseModel):
     """Fields of a file that are read strictly. Abstract."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Fields = TypeVar("Fields", bound=Record)

@@ -12,6 +12,7 @@ back coding"). q and p are cut to one grid of step 2^-fine on [-reach, reach]; t
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from likely.coding.ans import Stack
 from likely.coding.header import Coding
+from likely.coding.local import Movable
 from likely.coding.programs import Interval, Walk, looked_up, pop_into, tables
 from likely.coding.schemes import Progress, Scheme, bits_of, lanes_for, pushed
 from likely.coding.tables import GRID, MOST, Ints, Located, on_grid
@@ -119,27 +121,32 @@ class LatentScheme(Scheme):
         p = self.model.likelihood(self.full(self.lattice.value(k)), self.full(y))
         return Conditional(p.observation, p.parameters[: len(k)].reshape(len(k), p.parameters.shape[1], -1))
 
-    def _joint(self, x: Tensor, y: Any, k: Ints) -> list[Interval]:
-        """What to push for rows and their latents, in the order of popping: z, then x."""
-        each = self._given(k, y)
-        known = each.observation.arrange(x).reshape(len(x), each.observation.channels, -1).numpy().astype(np.int64)
-        latents = looked_up(prior_tables(self.model.prior(), self.lattice, k), k)
-        return [*latents, *looked_up(tables(each, known), known)]
+    def _latents(self, k: Ints) -> list[Interval]:
+        """What to push for latents at places k under the prior."""
+        return looked_up(prior_tables(self.model.prior(), self.lattice, k), k)
 
-    def _popped(self, stack: Stack, rows: int, y: Any) -> tuple[Tensor, Ints]:
-        """x and the places of z of the next rows."""
+    def _pop_latents(self, stack: Stack, rows: int) -> Ints:
         prior = self.model.prior()
         k = np.zeros((rows, prior.mean.shape[1]), np.int64)
         pop_into(k, prior_tables(prior, self.lattice, k), stack)
-        each = self._given(k, y)
-        known = np.zeros((rows, each.observation.channels, each.parameters.shape[2]), np.int64)
-        pop_into(known, tables(each, known), stack)
-        x = torch.from_numpy(known).reshape(rows, each.observation.channels, *each.observation.sites)
-        return each.observation.restore(x), k
+        return k
 
-    def _rounded(self, x: Tensor, y: Any) -> list[Interval]:
-        """What to push for rows whose z is the mean of q, rounded."""
-        return self._joint(x, y, self.lattice.nearest(self._posterior(x, y, len(x))[0]))
+    def _values(self, x: Tensor, y: Any, k: Ints) -> list[Interval]:
+        """What to push for rows given their latents."""
+        each = self._given(k, y)
+        known = each.observation.arrange(x).reshape(len(x), each.observation.channels, -1).numpy().astype(np.int64)
+        return looked_up(tables(each, known), known)
+
+    def _pop_values(self, stack: Stack, k: Ints, y: Any) -> Tensor:
+        each = self._given(k, y)
+        known = np.zeros((len(k), each.observation.channels, each.parameters.shape[2]), np.int64)
+        pop_into(known, tables(each, known), stack)
+        x = torch.from_numpy(known).reshape(len(k), each.observation.channels, *each.observation.sites)
+        return each.observation.restore(x)
+
+    def _nearest(self, x: Tensor, y: Any) -> Ints:
+        """The places next to the means of q."""
+        return self.lattice.nearest(self._posterior(x, y, len(x))[0])
 
 
 class TwoPart(LatentScheme):
@@ -162,23 +169,36 @@ class TwoPart(LatentScheme):
             stack.push(*interval)
 
     def pop(self, stack: Stack, rows: int, y: Any, key: int) -> Any:
-        return self._popped(stack, rows, y)[0]
+        return self._pop_values(stack, self._pop_latents(stack, rows), y)
+
+    def _rounded(self, x: Tensor, y: Any) -> list[Interval]:
+        """What to push for rows, in the order of popping: z, then x."""
+        k = self._nearest(x, y)
+        return [*self._latents(k), *self._values(x, y, k)]
 
 
-class BitsBack(LatentScheme):
-    """z popped from q(z given x), so that its bits come back: groups of rows are chained within a chunk.
+class Chained(LatentScheme):
+    """z popped from q(z given x), so that its bits come back: groups of rows are chained within a chunk. Abstract.
 
     A group's z lies on top, pushed under the prior, when the next one is popped. Where rows' z are not spread as the
     prior says, these bits are not uniform, and z popped from them would not be a draw of q: they are stirred before.
     """
 
-    name = "bits-back"
     borrowing = "likely/bits-back"
     fine = 4
 
+    @abstractmethod
+    def put(self, stack: Stack, k: Ints, key: int) -> None:
+        """Push latents at places k (rows, L) under the prior."""
+
+    @abstractmethod
+    def take(self, stack: Stack, rows: int, key: int) -> Ints:
+        """Pop them."""
+
     def encode(self, x: Any, y: Any, progress: Progress | None = None, nats: Tensor | None = None) -> Stack:
         first, *_ = parts = self.groups(len(x))
-        pilot = [*self.labels(_rows(y, first)), *self._rounded(x[first], _rows(y, first))]
+        labels = _rows(y, first)
+        pilot = [*self.labels(labels), *self._pilot(x[first], labels, self._nearest(x[first], labels))]
         bits = bits_of(pilot) * len(x) / first.stop
         stack = Stack(lanes_for(bits, max(len(start) for start, _ in pilot)), self.borrowing)
         for number, part in enumerate(reversed(parts), 1):
@@ -194,28 +214,54 @@ class BitsBack(LatentScheme):
         mean, log_var = self._posterior(x, y, len(x))
         stack.stir(key)
         k = stack.pop(self.lattice.table(mean.reshape(-1, 1), log_var.reshape(-1, 1))).reshape(len(x), -1)
-        for interval in reversed(self._joint(x, y, k)):
+        for interval in reversed(self._values(x, y, k)):
             stack.push(*interval)
+        self.put(stack, k, key)
 
     def pop(self, stack: Stack, rows: int, y: Any, key: int) -> Any:
-        x, k = self._popped(stack, rows, y)
+        k = self.take(stack, rows, key)
+        x = self._pop_values(stack, k, y)
         mean, log_var = self._posterior(x, y, rows)
         stack.push(*self.lattice.table(mean.reshape(-1, 1), log_var.reshape(-1, 1)).interval(k.reshape(-1)))
         stack.stir(key)
         return x
 
+    def _pilot(self, x: Tensor, y: Any, k: Ints) -> list[Interval]:
+        """What a group takes, or most of it."""
+        return self._values(x, y, k)
+
+
+class BitsBack(Chained):
+    """Under a normal prior, or a mixture of normals."""
+
+    name = "bits-back"
+
+    def put(self, stack: Stack, k: Ints, key: int) -> None:
+        for interval in reversed(self._latents(k)):
+            stack.push(*interval)
+
+    def take(self, stack: Stack, rows: int, key: int) -> Ints:
+        return self._pop_latents(stack, rows)
+
+    def _pilot(self, x: Tensor, y: Any, k: Ints) -> list[Interval]:
+        return [*self._latents(k), *self._values(x, y, k)]
+
 
 def why_not(model: Any) -> str:
-    """Why a `Latent` model cannot be coded, or nothing where it can: its prior and posterior must be `Normals`."""
+    """Why a `Latent` model cannot be coded, or nothing where it can: its posterior must be `Normals`, and so
+    must its prior, or `Movable`. Raises `TypeError` for a prior of transforms without moves."""
     prior = model.prior()
-    if not isinstance(prior, Normals) or prior.mean.ndim != 2:
-        return f"its prior is {type(prior).__name__}; accepts a normal or a mixture of normals"
-    if len(prior.mean) > 1 and not hasattr(prior, "logits"):
-        return f"its prior {type(prior).__name__} has {len(prior.mean)} rows and no logits"
+    latents = prior.moves().dims if isinstance(prior, Movable) else None
+    if latents is None:
+        if not isinstance(prior, Normals) or prior.mean.ndim != 2:
+            return f"its prior is {type(prior).__name__}; accepts a normal, a mixture of normals or a flow"
+        if len(prior.mean) > 1 and not hasattr(prior, "logits"):
+            return f"its prior {type(prior).__name__} has {len(prior.mean)} rows and no logits"
+        latents = prior.mean.shape[1]
     x = torch.zeros(1, *model.space.shape, dtype=torch.int64)
     y = None if model.condition is None else torch.zeros(1, dtype=torch.int64)
     q = model.posterior(x, y)
-    if not isinstance(q, Normals) or q.mean.shape != (1, prior.mean.shape[1]):
+    if not isinstance(q, Normals) or q.mean.shape != (1, latents):
         return f"its posterior is {type(q).__name__}; accepts diagonal normals"
     p = model.likelihood(q.mean, y)
     if not (hasattr(p, "observation") and hasattr(p, "parameters")):

@@ -220,6 +220,9 @@ def cell_of(part: Ints, guess: Ints, low: Ints, high: Ints, edge: Callable[[Ints
 class Moves(Protocol):
     """A flow on the lattice. On the way back nothing raises, whatever the digits: damage is found at the end."""
 
+    dims: int
+    """D."""
+
     def forward(self, x: Tensor, y: Any, walker: Walker) -> Tensor:
         """x (n, ...) to z (n, D), integers both; raises `Unmovable`."""
         ...

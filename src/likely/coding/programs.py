@@ -123,6 +123,21 @@ def popped(program: Program, stack: Stack | Growing, rows: int, size: int) -> Te
             return end.value[:rows]
 
 
+def abreast(programs: list[Program], sizes: list[int]) -> Program:
+    """Programs of so many rows each as one of all their rows: the model is asked of each by itself."""
+    each = [next(program) for program in programs]
+    while True:
+        parameters = torch.cat([conditional.parameters for conditional in each])
+        values, ends = (yield Conditional(each[0].observation, parameters)), list[Tensor]()
+        for i, rows in enumerate(values.split(sizes)):
+            try:
+                each[i] = programs[i].send(rows)
+            except StopIteration as end:
+                ends.append(end.value)
+        if ends:
+            return torch.cat(ends)
+
+
 def looked_up(walk: Walk, known: Ints) -> list[Interval]:
     """The intervals of known numbers (B, C, ...) in the tables of a walk over their second axis."""
     return [table.interval(known[:, part].reshape(-1)) for part, table in walk]

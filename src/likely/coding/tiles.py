@@ -26,7 +26,7 @@ from likely.coding.container import Chunk, Kind
 from likely.coding.errors import CorruptChunk
 from likely.coding.growing import Growing
 from likely.coding.header import Tiling
-from likely.coding.programs import intervals, popped
+from likely.coding.programs import abreast, intervals, popped
 from likely.coding.schemes import bits_of
 from likely.space import Integers
 
@@ -82,8 +82,10 @@ class Tiles:
             return Chunk(Kind.MODEL, len(tiles), data)
         return Chunk(Kind.RAW, len(tiles), raw)
 
-    def tiles(self, number: int, kind: Kind, data: bytes, extents: Sequence[Shape], extra: int = 0) -> list[Pixels]:
-        """The tiles of chunk `number`; the model sees `extra` rows more than there are. Raises `CorruptChunk`."""
+    def tiles(
+        self, number: int, kind: Kind, data: bytes, extents: Sequence[Shape], verify: bool = False
+    ) -> list[Pixels]:
+        """The tiles of chunk `number`; to `verify`, in batches of other sizes. Raises `CorruptChunk`."""
         if kind is Kind.RAW:
             ends = np.cumsum([0, *map(math.prod, extents)])
             if len(data) != ends[-1]:
@@ -92,7 +94,7 @@ class Tiles:
             return [flat[a:b].reshape(e) for a, b, e in zip(ends[:-1], ends[1:], extents, strict=True)]
         try:
             stack = Growing.from_bytes(data[4:], sum(math.prod(self.filled(extent)) for extent in extents))
-            tiles = self.decode(stack, extents, extra)
+            tiles = self.decode(stack, extents, verify)
         except ValueError as error:  # bytes that are no stack, a stack that ends too early
             raise CorruptChunk(number, str(error)) from error
         if not stack.is_empty():
@@ -118,12 +120,17 @@ class Tiles:
                 stack.push(*interval)
         return stack or Growing()
 
-    def decode(self, stack: Stack | Growing, extents: Sequence[Shape], extra: int = 0) -> list[Pixels]:
-        """Tiles off a stack."""
+    def decode(self, stack: Stack | Growing, extents: Sequence[Shape], verify: bool = False) -> list[Pixels]:
+        """Tiles off a stack; to `verify`, the model sees the halves of each batch, or a single tile twice."""
         tiles: list[Pixels] = [np.empty(0, np.uint8)] * len(extents)
         for shape, of in self._batches(extents):
-            size = len(of) + extra
-            x = popped(self.at(shape).factors(size), stack, len(of), size).numpy().astype(np.uint8)
+            halves = [len(of) - len(of) // 2, len(of) // 2]
+            if verify and len(of) > 1:
+                size, program = len(of), abreast([self.at(shape).factors(half) for half in halves], halves)
+            else:
+                size = 2 if verify else len(of)
+                program = self.at(shape).factors(size)
+            x = popped(program, stack, len(of), size).numpy().astype(np.uint8)
             for i, tile in zip(of, x, strict=True):
                 tiles[i] = np.ascontiguousarray(tile[:, : extents[i][1], : extents[i][2]])
         return tiles
@@ -142,7 +149,7 @@ class Tiles:
     def _comes_back(self, data: bytes, tiles: list[Pixels], raw: bytes) -> bool:
         """Whether a chunk decodes to its pixels when the model sees batches of another size."""
         try:
-            found = self.tiles(0, Kind.MODEL, data, [tile.shape for tile in tiles], 1)
+            found = self.tiles(0, Kind.MODEL, data, [tile.shape for tile in tiles], verify=True)
         except CorruptChunk:
             return False
         return b"".join(tile.tobytes() for tile in found) == raw

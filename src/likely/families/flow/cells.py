@@ -164,7 +164,7 @@ class FilledMoves:
     """Integers x to z, by way of their cells."""
 
     def __init__(self, fill: Fill, cells: CellMap, flow: Moves) -> None:
-        self.fill, self.cells, self.flow = fill, cells, flow
+        self.fill, self.cells, self.flow, self.dims = fill, cells, flow, flow.dims
 
     def forward(self, x: Tensor, y: Any, walker: Walker) -> Tensor:
         """x (n, *shape) to z (n, D)."""

@@ -156,12 +156,13 @@ class Splined:
         k = np.where(inside, (z[1:-1] <= t).sum(0), 0)
         x0, x1, z0, z1 = self.x[k, index], self.x[k + 1, index], self.z[k, index], self.z[k + 1, index]
         d0, d1 = self.slope[k, index] / KNOTS, self.slope[k + 1, index] / KNOTS
-        s, u = (z1 - z0) / (x1 - x0), (t - z0) / (z1 - z0)
+        width, height = np.maximum(x1 - x0, 1), np.maximum(z1 - z0, 1)
+        s, u = height / width, (t - z0) / height
         b = d0 - u * (d0 + d1 - 2 * s)  # as in `Spline.inverse`
         su = s * u
         discriminant = np.where(inside, b * b + 4 * su * (s - b), 1.0)
         xi = 2 * su / np.where(inside, b + np.sqrt(np.maximum(discriminant, 1e-30)), 1.0)
-        x = np.where(inside, x0 + xi * (x1 - x0), t)
+        x = np.where(inside, x0 + xi * width, t)
         return np.rint(x * ((1 << SPLINE_BITS) / self.unit)).astype(np.int64)
 
 
@@ -333,7 +334,7 @@ class FlowMoves:
     """A `FlowModel` over the reals: x (n, *shape) on the lattice to z (n, D) and back."""
 
     def __init__(self, flow: Any) -> None:
-        self.flow, self.transform = flow, on_lattice(flow.transform)
+        self.flow, self.transform, self.dims = flow, on_lattice(flow.transform), flow.space.dims
 
     def forward(self, x: Tensor, y: Any, walker: Walker) -> Tensor:
         """x to z."""

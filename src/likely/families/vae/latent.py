@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from likely.coding.local import Movable, Moves
 from likely.noise import Noise
 from likely.observation import Observation
+from likely.verbs import name_of
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -95,6 +97,12 @@ class FlowDensity(NamedTuple):
     def sample(self, noise: Noise) -> Tensor:
         """z (B * k, L)."""
         return self.flow.sample(noise.count, noise=noise)
+
+    def moves(self) -> Moves:
+        """z to a normal on a lattice, and back. Raises `TypeError` for a flow that has no moves."""
+        if not isinstance(self.flow, Movable):
+            raise TypeError(f"its prior, a {name_of(self.flow)}, has no moves on a lattice")
+        return self.flow.moves()
 
 
 class Likelihood(NamedTuple):
