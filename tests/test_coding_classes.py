@@ -116,6 +116,16 @@ def test_the_bits_of_labels_come_back(digits: Any) -> None:
     assert 0 < free.initial < 0.005 * free.coded
 
 
+def test_a_part_sees_few_rows_at_once_whatever_their_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows come sorted by their class, as from folders: what a part keeps in mind must not grow with that."""
+    coder, seen = Codec(joint("mixture", True), group=60), []
+    for part in coder.model.parts:
+        monkeypatch.setattr(part, "start", lambda n, y=None, start=part.start: (seen.append(n), start(n, y))[1])
+    x, y = sample(coder.model, 60, seed=0), torch.zeros(60, dtype=torch.int64)
+    assert torch.equal(coder.decompress(coder.compress(x, y)).long(), x)
+    assert max(seen) == 21  # 60 rows over 3 parts, and one more where it is checked
+
+
 def test_labels_cost_what_their_frequency_says(digits: Any) -> None:
     model, y = joint("mixture", True), torch.zeros(3000, dtype=torch.int64)
     with torch.no_grad():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from likely.coding.classes import Classes, OfClasses
 from likely.coding.errors import CorruptHeader
-from likely.coding.header import Coding
+from likely.coding.header import MOST_GROUP, Coding
 from likely.coding.latent import FEW_ROWS, BitsBack, LatentScheme, Lattice, TwoPart, why_not
 from likely.coding.latent_flow import LocalPrior
 from likely.coding.local import FINE, LocalBitsBack, Movable
@@ -92,8 +93,11 @@ def scheme_for(
     if name is not None and name not in known:
         raise ValueError(f"scheme is {name!r}; {name_of(model)} accepts {', '.join(known)}")
     if isinstance(model, Classes):
-        if not labelled and SEQUENTIAL[0].name in known:  # as below: the first group's initial bits, which are few
-            group = group or min(max(rows // 16, 1), _most(model))
+        if group is None and SEQUENTIAL[0].name in known:
+            group = min(_most(model) * len(model.parts), MOST_GROUP)
+            if not labelled:  # the first group's labels, all of them lost, at most some thousandths of what rows take
+                raw, label = model.space.dims * math.log2(model.space.levels), math.log2(model.condition.levels)
+                group = min(group, max(1, int(rows * 0.001 * raw / label)))
         return _joined(model, [scheme_for(part, rows, group, name) for part in model.parts], labelled)
     if SEQUENTIAL[0].name in known:
         return Sequential(model, min(group or _most(model), rows))

@@ -68,7 +68,7 @@ class OfClasses(Scheme):
 
     @property
     def chunk(self) -> int:
-        return self.parts[0].chunk if self.labelled else 1 << 14
+        return min(self.parts[0].chunk, 1 << 14) if self.labelled else 1 << 14
 
     def groups(self, n: int) -> list[slice]:
         return self.parts[0].groups(n)
@@ -149,12 +149,16 @@ class OfClasses(Scheme):
         return Weighed.from_logits(on_grid(torch.cat(logits).log_softmax(1))), torch.cat(nats).double()
 
     def _routed(self, y: Tensor) -> list[tuple[Scheme, Tensor, Any]]:
-        """Which scheme codes which rows of a group, given which labels."""
+        """Which scheme codes which rows of a group, given which labels; many of one class in pieces."""
         if len(self.parts) == 1:
             return [(self.parts[0].sized(self.size), torch.arange(len(y)), y)]
         rows = [(y == label).nonzero()[:, 0] for label in range(len(self.parts))]
+        most = max(PIECE, -(-self.group // len(self.parts)))
         return [
-            (self._fitted(part, len(own)), own, None) for part, own in zip(self.parts, rows, strict=True) if len(own)
+            (self._fitted(part, len(piece)), piece, None)
+            for part, own in zip(self.parts, rows, strict=True)
+            for piece in own.split(most)
+            if len(piece)
         ]
 
     def _fitted(self, part: Scheme, rows: int) -> Scheme:
