@@ -475,17 +475,12 @@ def test_what_cannot_be_compressed(small: Any) -> None:
 
 
 REFUSED = {  # family: the words that say why, and the instances that are refused where others are coded
-    "vae": ("its prior is FlowDensity; accepts a normal", {"flow", "flow-given-y"}),
-    "flow": ("flow is Trainable, Samples, Bounded, Weighted; accepts Ordered", None),
-    "residual": ("residual is Trainable, Samples, Bounded", None),
+    "residual": ("residual is ", None),
     "continuous-flow": ("continuous-flow is Trainable, Samples, Estimated; accepts Ordered", None),
     "diffusion": ("diffusion is Trainable, Samples, Bounded", None),
     "meanflow": ("meanflow is Trainable, Samples, Denoiser; accepts Ordered", None),
     "consistency": ("consistency is Trainable, Samples; accepts Ordered", None),
-    "hybrid": (
-        "whose trunk can be an integer flow",
-        {"bytes, 1/D", "bytes, 0", "byte image, 1", "residual, bytes", "ODE, bytes"},
-    ),
+    "hybrid": ("whose trunk can be a flow of couplings or an integer flow", {"residual, bytes", "ODE, bytes"}),
     "hyperprior": ("what it codes comes back changed; likely.coding.LossyCodec does that", None),
 }
 
