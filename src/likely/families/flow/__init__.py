@@ -18,8 +18,9 @@ from torch import nn
 
 from likely.config.flow import Flow as FlowConfig
 from likely.families import Tiny
-from likely.families.flow.dequantise import Dequantised, FlowNoise, LogitCells, MarginalCells, UniformNoise
+from likely.families.flow.dequantise import Dequantised, LogitCells, MarginalCells
 from likely.families.flow.model import Flow
+from likely.families.flow.noise import FlowNoise, UniformNoise
 from likely.space import Integers, Reals, Space
 
 __all__ = ["TINY", "Dequantised", "Flow", "FlowNoise", "LogitCells", "MarginalCells", "UniformNoise", "model"]

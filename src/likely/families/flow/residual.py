@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from likely.config.residual import Residual as ResidualConfig
 from likely.families import Tiny
 from likely.families.flow.base import FlowModel, context_size, log_normal
-from likely.families.flow.dequantise import Dequantised, LogitCells, MarginalCells, UniformNoise
+from likely.families.flow.dequantise import Dequantised, LogitCells, MarginalCells
 from likely.families.flow.fixed_point import fixed_point
 from likely.families.flow.logdet import Exact, Scored, Trained
 from likely.families.flow.multiscale import Level, pyramid, with_features
+from likely.families.flow.noise import UniformNoise
 from likely.families.flow.transforms import ActNorm, Answer, Chain, LearnedNormal, Transform, Volume
 from likely.nets.densenet import Concatenated
 from likely.nets.lipschitz import Conv2d, Linear, LipSwish, Sequence, Smooth, Spectral, normalise
