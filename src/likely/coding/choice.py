@@ -32,9 +32,8 @@ def schemes_of(model: Any) -> tuple[type[Scheme], ...]:
         try:
             return schemes_of(of_x)
         except TypeError as error:
-            trunk = "whose trunk can be a flow of couplings or an integer flow"
-            told = f"of a {name_of(model)} only the model of p(x) is coded, {trunk}"
-            raise TypeError(f"{error}; {told}") from error
+            told = "whose trunk can be a flow of couplings or an integer flow"
+            raise TypeError(f"{error}; of a {name_of(model)} only p(x) is coded, {told}") from error
     space, condition = model.space, model.condition
     what = f"compress needs a model whose numbers can be coded; {name_of(model)}"
     if not isinstance(space, Integers):
