@@ -70,7 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
         "family": "integer-flow",
         "preset": "small",
         "train": {**IMAGES, "lr": 5e-4, "batch": 64},
-        "seconds": 150,
+        "seconds": 900,
     },
     "flow": {
         "data": "fashion-mnist",
