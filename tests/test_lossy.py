@@ -37,11 +37,13 @@ from likely.coding import (
 from likely.coding.container import Kind
 from likely.coding.fidelity import ms_ssim, psnr
 from likely.coding.tables import Chosen
+from likely.data import from_arrays
 from likely.families import hyperprior
 from likely.logprob import scoring
 from likely.noise import Noise
 from likely.space import Integers
 from likely.train import save
+from likely.train.start import start_from
 
 FIELDS = {"patch": 4, "latent": 12, "width": 6, "hyper": 4, "smooth": 4, "lams": (0.02, 0.1, 0.5)}
 
@@ -405,3 +407,18 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "--force" in shell.mistake("compress", model_run, folder, "-o", there)
     assert "rate is 3" in shell.mistake("compress", model_run, folder, "--rate", 3, "-o", tmp_path / "b.lkz")
     assert not (tmp_path / "b.lkz").exists()
+
+
+@pytest.mark.parametrize("family", ["hyperprior", "pyramid"])
+def test_learning_goes_on_from_pictures_of_another_size(family: str) -> None:
+    """What a codec of any size learned from small pictures is where it starts on large ones; not on other levels."""
+    fields = FIELDS if family == "hyperprior" else {"width": 8}
+    small: Any = lk.build(family, Integers((1, 16, 16), 256), seed=1, **fields)
+    large: Any = lk.build(family, Integers((1, 32, 48), 256), seed=2, **fields)
+    x = torch.stack([picture(32, 48, seed=i) for i in range(8)])
+    lk.fit(large, from_arrays(x.numpy()), steps=1, lr=1e-12, start=small, progress=False)
+    for name, value in small.state_dict().items():
+        assert torch.allclose(large.state_dict()[name], value, atol=1e-6), name
+    other: Any = lk.build(family, Integers((3, 32, 48), 256), **fields)
+    with pytest.raises(ValueError, match="has the space"):
+        start_from(other, small)

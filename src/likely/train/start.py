@@ -13,15 +13,16 @@ from typing import Any
 from torch import nn
 
 from likely.config.base import FamilyConfig
+from likely.space import Integers
 from likely.train.checkpoint import fingerprint, load_model, load_weights
-from likely.verbs import name_of
+from likely.verbs import Lossy, has, name_of
 
 
 def start_from(model: nn.Module, start: str | Path | nn.Module) -> dict[str, Any]:
     """Put trained weights into a model, from another model or from whatever `load_model` takes; what the ledger says.
 
     Raises `TypeError` for a model that the registry did not build, `ValueError` where the two do not fit each other;
-    the model is then as it was.
+    the model is then as it was. Codecs of pictures of any size may have learned from others of another size.
     """
     if not isinstance(getattr(model, "config", None), FamilyConfig):
         raise TypeError(f"model is {name_of(model)}; start needs a model that likely.build made")
@@ -36,7 +37,7 @@ def start_from(model: nn.Module, start: str | Path | nn.Module) -> dict[str, Any
         field = mine.starts[theirs.family]
         part, mine = getattr(model, field), getattr(mine, field)
     for what in ("space", "condition"):
-        if getattr(other, what) != getattr(model, what):
+        if getattr(other, what) != getattr(model, what) and not (what == "space" and _any_size(model, other)):
             raise ValueError(f"{said} has the {what} {getattr(other, what)}, the model has {getattr(model, what)}")
     if gaps := list(differences(mine, theirs)):
         raise ValueError(f"{said} has {'; '.join(gaps)}: its weights mean something else there")
@@ -46,6 +47,14 @@ def start_from(model: nn.Module, start: str | Path | nn.Module) -> dict[str, Any
         "family": theirs.family,
         "weights": fingerprint(other),
     }
+
+
+def _any_size(model: Any, other: Any) -> bool:
+    """Whether both are about pictures that differ in height and width alone, and weights mean the same for all."""
+    serves = has(model, Lossy) or hasattr(model, "at")
+    mine, theirs = model.space, other.space
+    pictures = isinstance(mine, Integers) and isinstance(theirs, Integers) and len(mine.shape) == len(theirs.shape) == 3
+    return serves and pictures and (mine.shape[0], mine.levels) == (theirs.shape[0], theirs.levels)
 
 
 def differences(mine: FamilyConfig, theirs: FamilyConfig, prefix: str = "") -> Iterator[str]:
