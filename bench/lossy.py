@@ -3,8 +3,11 @@
 Every number is of a real file that was decoded: bits per pixel from its length, PSNR and MS-SSIM between the decoded
 picture and the original, by the same functions for all; means over the pictures.
 
-    python bench/lossy_patches.py patches.npz
-    likely train hyperprior --data patches.npz --out run ...            # the settings are in the run's ledger
+    python bench/lossy_patches.py small.npz --tiny 30000 --cifar 10000
+    likely train hyperprior --data small.npz --out small steps=60000 batch=8 lr=6e-4 relax=round weight_decay=0 ema=0.999
+    python bench/lossy_patches.py large.npz --side 128 --tiny 5000 --cifar 0 --photos skimage/data --crops 5000
+    likely train hyperprior --data large.npz --out run --start small steps=4000 batch=4 lr=3e-4 relax=round \\
+        weight_decay=0 ema=0.99
     python bench/lossy.py rivals
     python bench/lossy.py run [--rates 1,2,3,4] [--thrift 8]
     python bench/lossy.py picture run                                  # docs/images/lossy.png and lossy-crop.png

@@ -355,8 +355,12 @@ def test_y_is_refused_where_there_is_no_p_of_x_given_y() -> None:
             lk.sample(model, 12, y)
         with pytest.raises(ValueError, match="leave y out"):
             model.sample(12, y, noise=Noise(0, 12))
-        with pytest.raises(TypeError, match="compress needs a model whose numbers can be coded"):
-            lk.Codec(model)
+    with pytest.raises(TypeError, match="compress needs a model whose numbers can be coded"):
+        lk.Codec(hybrid("vector"))
+    codec = lk.Codec(model)  # of bytes: by p(x), the trunk's
+    with pytest.raises(ValueError, match="^y "):
+        codec.compress(x, y)
+    assert torch.equal(codec.decompress(codec.compress(x)).long(), x.long())
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
