@@ -4,7 +4,8 @@ Every number is of a real file that was decoded: bits per pixel from its length,
 picture and the original, by the same functions for all; means over the pictures.
 
     python bench/lossy_patches.py small.npz --tiny 30000 --cifar 10000
-    likely train hyperprior --data small.npz --out small steps=60000 batch=8 lr=6e-4 relax=round weight_decay=0 ema=0.999
+    likely train hyperprior --data small.npz --out small steps=60000 batch=8 lr=6e-4 relax=round \\
+        weight_decay=0 ema=0.999
     python bench/lossy_patches.py large.npz --side 128 --tiny 5000 --cifar 0 --photos skimage/data --crops 5000
     likely train hyperprior --data large.npz --out run --start small steps=4000 batch=4 lr=3e-4 relax=round \\
         weight_decay=0 ema=0.99
