@@ -20,11 +20,12 @@ class CorruptHeader(CodecError):
 
 
 class ModelMismatch(CodecError):
-    """The file was written with another model. `need` and `have` are the hashes of the two."""
+    """The file was written with another model. `need` and `have` are the hashes; None where none was found."""
 
-    def __init__(self, need: str, have: str, hint: str = "") -> None:
+    def __init__(self, need: str, have: str | None, hint: str = "") -> None:
         self.need, self.have = need, have
-        super().__init__(f"the file needs the model {need}; this one is {have}{hint}")
+        this = "" if have is None else f"; this one is {have}"
+        super().__init__(f"the file needs the model {need}{this}{hint}")
 
 
 class NumericsMismatch(CodecError):

@@ -221,9 +221,6 @@ def model_for(file: Path, run: Path | None, places: Path = Path("runs")) -> tupl
         seen += 1
         if model_hash(coded(model)) == need.model.sha256:
             return str(path), model
-    what = f"none of the {seen} models in {places}/" if seen else f"nothing, as there are no models in {places}/"
-    raise ModelMismatch(
-        need.model.sha256,
-        what,
-        f": a model of family {need.model.family} over {need.space}; say where it is with --run",
-    )
+    what = f"none of the {seen} models in {places}/ is it" if seen else f"there are no models in {places}/"
+    hint = f", a model of family {need.model.family} over {need.space}; {what}: say where it is with --run"
+    raise ModelMismatch(need.model.sha256, None, hint)
