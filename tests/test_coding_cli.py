@@ -127,7 +127,9 @@ def test_refusals(shell: Shell, run: Path, pictures: Path) -> None:
         assert "checksum" in shell.mistake(*words) or "damaged" in shell.mistake(*words)
     assert not Path("new").exists()
     assert "magic" in shell.mistake("info", pictures / "left" / "00.png")
-    assert "No such file" in shell.mistake("info", "nowhere.lkz")
+    for word in ("info", "decompress"):
+        assert "no file is there" in shell.mistake(word, "nowhere.lkz")
+        assert "a folder" in shell.mistake(word, pictures)
     assert "limit is 0" in shell.mistake("compress", run, "--limit", 0)
 
 

@@ -86,6 +86,14 @@ def fresh(path: Path) -> Path:
     return tries
 
 
+def to_read(archive: Path) -> None:
+    """Raises `ValueError` where no archive can be."""
+    if archive.is_dir():
+        raise ValueError(f"archive is {archive}, a folder; accepts an .lkz file")
+    if not archive.exists():
+        raise ValueError(f"archive is {archive}, and no file is there; accepts an .lkz file")
+
+
 def archive_of(source: Path) -> Path:
     """The archive of a file or folder, where nobody named one: `photos.lkz`, also for `.` in photos."""
     whole = source.resolve()

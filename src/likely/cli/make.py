@@ -28,6 +28,7 @@ from likely.cli.common import (
     labels_of,
     noted,
     rows_of,
+    to_read,
     unwritten,
 )
 from likely.cli.field import compress_field, decompress_field
@@ -361,6 +362,7 @@ def decompress(
     from likely.tasks.compress import model_for
     from likely.terminal import Stage, give
 
+    to_read(archive)
     folder = out or fresh(archive.with_suffix(""))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out is {folder}, a file; accepts a folder")
@@ -393,5 +395,6 @@ def info(archive: Positional[Archive], json: Json = False) -> None:
     from likely.tasks.compressed import sentence
     from likely.terminal import give
 
+    to_read(archive)
     record = look(archive)
     give(record, sentence(record), None, json)
