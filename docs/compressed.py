@@ -222,7 +222,7 @@ def _less(point: list[float], curve: list[list[float]]) -> str:
 
 
 def field_table() -> str:
-    """A neural field fitted to each picture, the longest time, and everyday codecs at as nearly its bytes as they have."""
+    """Neural fields, of each picture the longest fitted, and everyday codecs at as nearly its bytes as they have."""
     longest: dict[tuple[str, float], dict[str, Any]] = {}
     for row in lines_of("field"):
         key = row["case"], row["lam"]
