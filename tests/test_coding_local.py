@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from likely import registry
+from likely import build, registry
 from likely.coding import Codec, container
 from likely.coding.ans import Stack
 from likely.coding.choice import scheme_for, schemes_of
@@ -26,7 +26,7 @@ from likely.families.flow.cells import BITS, NOISE_BITS, CellMap, Knots
 from likely.families.flow.dequantise import LogitCells, MarginalCells
 from likely.families.flow.moves import Given, Splined, on_lattice
 from likely.families.flow.spline import Spline
-from likely.families.flow.transforms import Transform
+from likely.families.flow.transforms import Linear, Transform
 from likely.logprob import sample, scoring
 from likely.noise import Noise
 from likely.space import Integers, Reals
@@ -269,6 +269,29 @@ def test_numbers_that_cannot_be_moved_are_stored(spoil: float) -> None:
             blob = codec.compress(x)
             assert {entry.kind for entry in container.read(blob).entries} == {Kind.RAW}
             assert torch.equal(codec.decompress(blob).long(), x)
+
+
+def test_a_linear_map_too_large_for_exact_sums_stores_rows_and_never_raises_on_the_way_back() -> None:
+    """Whatever digits are on the stack: what a damaged file, or the probe of the fingerprint, makes of them."""
+    model = build("flow", Integers((6,), 16), mixing="linear", levels=0, depth=3, width=16)
+    x = Noise(0, 30).integers(16, (6,))
+    model.prepare(x, noise=Noise(1, 30))
+    assert {entry.kind for entry in container.read(Codec(model).compress(x.repeat(40, 1))).entries} == {Kind.MODEL}
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, Linear):
+                part.lower.mul_(1e6)
+                part.upper.mul_(1e6)
+    wide = frozen(model)
+    with scoring(wide):
+        for seed in range(5):
+            stack = Stack(1, f"digits {seed}")
+            assert LocalBitsBack(wide, 4).decode(stack, 3)[0].shape == (3, 6)
+    codec = Codec(model)
+    blob = codec.compress(x)
+    assert {entry.kind for entry in container.read(blob).entries} == {Kind.RAW}
+    assert torch.equal(codec.decompress(blob).long(), x)
+    assert codec.report(x).rows == 30
 
 
 # Parts of it ----------------------------------------------------------------------------------------------------------

@@ -349,7 +349,10 @@ class Codec:
         return x, y
 
     def _initial(self, scheme: Scheme, x: Tensor, y: Any, part: slice) -> int:
-        stack = scheme.encode(x[part], None if y is None else y[part])
+        try:
+            stack = scheme.encode(x[part], None if y is None else y[part])
+        except Unmovable:  # stored as it is, which borrows nothing
+            return 0
         return 32 * stack.borrowed
 
     def _header(self, archive: Archive) -> Header:

@@ -266,29 +266,41 @@ class Mixed(Move):
             self.log_s, self.sign = rounded(linear.log_s, LOGS), linear.sign.long()
 
     def there(self, i: Tensor, y: Tensor | None, walker: Walker) -> Tensor:
-        i = i + self._mixed(self.upper, i)
+        i = i + _mixed(self.upper, _exact(self.upper, i))
         i = torch.from_numpy(Scaled(_along(self.log_s, i)).forward(kept_near(i.numpy()), walker))
         i = i * _along(self.sign, i)
-        i = i + self._mixed(self.lower, i)
+        i = i + _mixed(self.lower, _exact(self.lower, i))
         kept_near(i.numpy())
         return i[:, self.order]
 
     def back(self, j: Tensor, y: Tensor | None, walker: Walker) -> Tensor:
-        i = j[:, self.order.argsort()]
+        i, most = j[:, self.order.argsort()], _most(self.lower)
         for a in range(i.shape[1]):
-            i[:, a] -= self._mixed(self.lower[a : a + 1, :a], i[:, :a])[:, 0]
-        i = i.clamp(-FAR, FAR) * _along(self.sign, i)
+            i[:, a] = (i[:, a] - _mixed(self.lower[a : a + 1, :a], i[:, :a])[:, 0]).clamp(-most, most)
+        i = i * _along(self.sign, i)
         i = torch.from_numpy(Scaled(_along(self.log_s, i)).inverse(i.numpy(), walker))
+        most = _most(self.upper)
         for a in range(i.shape[1] - 1, -1, -1):
-            i[:, a] -= self._mixed(self.upper[a : a + 1, a + 1 :], i[:, a + 1 :])[:, 0]
-        return i.clamp(-FAR, FAR)
+            i[:, a] = (i[:, a] - _mixed(self.upper[a : a + 1, a + 1 :], i[:, a + 1 :])[:, 0]).clamp(-most, most)
+        return i
 
-    def _mixed(self, matrix: Tensor, i: Tensor) -> Tensor:
-        """matrix @ i, rounded down: integers that float64 holds exactly, in whatever order they are added."""
-        if i.numel() and float(i.abs().max()) * float(matrix.abs().sum(1).max()) > 2.0**52:
-            raise Unmovable("a linear map has weights too large for sums that are exact")
-        total = F.linear(i.double().movedim(1, -1), matrix).movedim(-1, 1)
-        return (total.long() + WEIGHTS // 2) // WEIGHTS
+
+def _mixed(matrix: Tensor, i: Tensor) -> Tensor:
+    """matrix @ i, rounded: integers that float64 holds exactly, in whatever order they are added, up to `_most`."""
+    total = F.linear(i.double().movedim(1, -1), matrix).movedim(-1, 1)
+    return (total.long() + WEIGHTS // 2) // WEIGHTS
+
+
+def _most(matrix: Tensor) -> int:
+    """Places within +- this have sums that are exact."""
+    return min(FAR, int(2.0**52 // max(float(matrix.abs().sum(1).max()), 1.0)))
+
+
+def _exact(matrix: Tensor, i: Tensor) -> Tensor:
+    """i, where its sums are exact; raises `Unmovable` where they are not."""
+    if i.numel() and int(i.abs().max()) > _most(matrix):
+        raise Unmovable("a linear map has weights too large for sums that are exact")
+    return i
 
 
 class Masked(Move):
