@@ -11,6 +11,7 @@ picture and the original, by the same functions for all; means over the pictures
         weight_decay=0 ema=0.99
     python bench/lossy.py rivals
     python bench/lossy.py run [--rates 1,2,3,4] [--thrift 8]
+    python bench/lossy.py borders small run                            # crops of several sizes: lossy_borders.jsonl
     python bench/lossy.py picture run                                  # docs/images/lossy.png and lossy-crop.png
 """
 
@@ -120,6 +121,29 @@ def ours(run: Path, rates: list[float], thrift: float | None) -> None:
         record(PATH, {"bench": "lossy", "codec": "hyperprior", **about, **found, **seconds})
 
 
+def borders(runs: list[Path]) -> None:
+    """Rate and error on crops of 64, 128 and 256 pixels, all of the same middle 512 x 256 of each photograph.
+
+    What a codec loses on larger crops, it learned from patches on which everything is near a border.
+    """
+    for run in runs:
+        codec = LossyCodec(load_model(run))
+        for side in (64, 128, 256):
+            size, error, pixels = 0, 0.0, 0
+            for _, x in photographs()[::4]:
+                top, left = ((length - part) // 2 for length, part in zip(x.shape[1:], (256, 512), strict=True))
+                x = x[:, top : top + 256, left : left + 512]
+                crops = [x[:, i : i + side, j : j + side] for i in range(0, 256, side) for j in range(0, 512, side)]
+                blob = codec.compress([crop.contiguous() for crop in crops], rate=2)
+                back = codec.decompress(blob)
+                size += len(blob)
+                error += sum(float((a.float() - b.float()).square().sum()) for a, b in zip(crops, back, strict=True))
+                pixels += 256 * 512
+            decibel = 10 * math.log10(255**2 * 3 * pixels / error)
+            found = {"side": side, "rate": 2, "n": 3, "bpp": round(8 * size / pixels, 4), "psnr": round(decibel, 2)}
+            record(RESULTS / "lossy_borders.jsonl", {"bench": "lossy_borders", "trained": trained(run), **found})
+
+
 def trained(run: Path) -> list[dict[str, Any]]:
     """Steps, rows and wall seconds of a run and of the run that it started from, from their ledgers."""
     found = []
@@ -194,8 +218,8 @@ def picture(run: Path, thrift: float | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", help="rivals, picture, or a run folder")
-    parser.add_argument("run", nargs="?", type=Path)
+    parser.add_argument("what", help="rivals, borders, picture, or a run folder")
+    parser.add_argument("run", nargs="*", type=Path)
     parser.add_argument("--thrift", type=float, help="of the encoder; by default the model's own")
     parser.add_argument("--codecs", default=",".join(QUALITIES))
     parser.add_argument("--rates", default="1,2,3,4")
@@ -204,7 +228,9 @@ def main() -> None:
     if asked.what == "rivals":
         rivals(asked.codecs.split(","))
     elif asked.what == "picture":
-        picture(asked.run, asked.thrift)
+        picture(asked.run[0], asked.thrift)
+    elif asked.what == "borders":
+        borders(asked.run)
     else:
         ours(Path(asked.what), [float(rate) for rate in asked.rates.split(",")], asked.thrift)
 
