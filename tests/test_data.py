@@ -429,3 +429,9 @@ def test_the_global_random_state_is_left_alone():
     from_arrays(bytes_of(20, 1, 4, 4))
     assert torch.equal(torch.get_rng_state(), state)
     assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+
+
+def test_one_number_is_the_size_of_a_square() -> None:
+    assert DataConfig.model_validate({"source": "x", "size": 32}).size == (32, 32)
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        DataConfig.model_validate({"source": "x", "size": 0})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from likely.config.base import Config
 
@@ -30,8 +30,8 @@ class DataConfig(Config):
     cell that is not declared is an error."""
 
     size: tuple[Pixels, Pixels] | None = None
-    """(height, width) of the images: each is scaled to cover it and cropped at the centre. Without it all images
-    must have one size."""
+    """(height, width) of the images, or one number for both: each is scaled to cover it and cropped at the centre.
+    Without it all images must have one size."""
 
     mode: Literal["grey", "rgb"] | None = None
     """Turn images into grey or colour ones. Without it all images must be of one kind."""
@@ -66,6 +66,11 @@ class DataConfig(Config):
 
     seed: Annotated[int, Field(ge=0)] | None = None
     """Seed of a generated two-dimensional toy, and of the rows that keep their label (without it 0)."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, size: Any) -> Any:
+        return (size, size) if isinstance(size, int) else size
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> DataConfig:
